@@ -1,0 +1,249 @@
+"""Every error that Entrepot raises on purpose.
+
+Nothing here knows of HTTP, exit codes or log levels: each face (web/oci, web/token, web/api, cli) has one table from
+these classes to its answers, looked up over the class's MRO. The message of an error is written for whoever will read
+it: what happened, why, and what to do next. It never holds a secret.
+"""
+
+from dataclasses import dataclass
+
+
+class EntrepotError(Exception):
+    """The root of every error raised on purpose."""
+
+
+class Invalid(EntrepotError):
+    """The caller sent something that can never be right."""
+
+
+class DigestInvalid(Invalid):
+    """A digest that does not parse, or names an algorithm that is not supported."""
+
+
+class DigestMismatch(Invalid):
+    """Content that does not have the digest that was announced for it."""
+
+
+class NameInvalid(Invalid):
+    """A repository name outside the grammar of the distribution spec."""
+
+
+class TagInvalid(Invalid):
+    """A tag outside the grammar of the distribution spec."""
+
+
+class SizeInvalid(Invalid):
+    """Content whose length differs from the announced one."""
+
+
+class RangeInvalid(Invalid):
+    """A Range or Content-Range header that does not parse, or lies outside the content."""
+
+
+class ManifestInvalid(Invalid):
+    """A manifest that is not JSON, has the wrong shape, or the wrong media type."""
+
+
+class ManifestBlobUnknown(Invalid):
+    """A manifest that names a blob or manifest which its repository does not hold."""
+
+
+class Unsupported(Invalid):
+    """A well-formed request for something that this registry does not do."""
+
+
+class ScopeInvalid(Invalid):
+    """A token scope that does not parse (docker token spec)."""
+
+
+class PlanInvalid(Invalid):
+    """A plan document that does not have the shape of a plan."""
+
+
+class RuleInvalid(Invalid):
+    """A replication source or rule that does not have the right shape."""
+
+
+class IdentityInvalid(Invalid):
+    """An external id or identity that cannot be kept."""
+
+
+class RequestInvalid(Invalid):
+    """A request body or parameter of the platform API that does not fit its schema."""
+
+
+class SettingsInvalid(Invalid):
+    """A setting that is unknown, malformed or missing."""
+
+
+@dataclass
+class FileInvalid(Invalid):
+    """A file that the user wrote and that cannot be used; `line` counts from 1, None when the whole file is meant."""
+
+    path: str
+    line: int | None
+    problem: str
+
+    def __str__(self) -> str:
+        where = self.path if self.line is None else f"{self.path}, line {self.line}"
+        return f"{where}: {self.problem}"
+
+
+class TooLarge(Invalid):
+    """A body beyond its limit; nothing of it is kept."""
+
+
+class ManifestTooLarge(TooLarge):
+    """A manifest above the limit (4 MiB, as distribution-spec 1.1 recommends to accept)."""
+
+
+class BlobTooLarge(TooLarge):
+    """A blob above the configured limit."""
+
+
+class NotFound(EntrepotError):
+    """What was named does not exist, or may not be seen by whoever asks."""
+
+
+class NameUnknown(NotFound):
+    """No repository of this name."""
+
+
+class BlobUnknown(NotFound):
+    """No blob with this digest in this repository."""
+
+
+class ManifestUnknown(NotFound):
+    """No manifest with this tag or digest in this repository."""
+
+
+class UploadUnknown(NotFound):
+    """No upload session with this id in this repository: never begun, finished, or cancelled."""
+
+
+class AccountUnknown(NotFound):
+    """No account of this name."""
+
+
+class CredentialUnknown(NotFound):
+    """No credential with this id in this account."""
+
+
+class PlanUnknown(NotFound):
+    """No plan of this name."""
+
+
+class ApiKeyUnknown(NotFound):
+    """No API key of this name."""
+
+
+class RuleUnknown(NotFound):
+    """No replication rule of this name."""
+
+
+class RunUnknown(NotFound):
+    """No replication run with this id."""
+
+
+class Conflict(EntrepotError):
+    """The request is right in itself, but not in the present state."""
+
+
+class UploadOffsetWrong(Conflict):
+    """A chunk that does not begin where the last one ended; `expected` is the next offset in bytes."""
+
+    def __init__(self, message: str, *, expected: int) -> None:
+        super().__init__(message)
+        self.expected = expected
+
+
+class ManifestReferenced(Conflict):
+    """A manifest that an index in the same repository still names."""
+
+
+class ApiKeyExists(Conflict):
+    """An API key of this name is there already."""
+
+
+class AccountClosed(Conflict):
+    """The account is suspended or deleted, so the change makes no sense."""
+
+
+class RunActive(Conflict):
+    """The rule has a run that is not finished."""
+
+
+class Unauthenticated(EntrepotError):
+    """Nobody we know: no credential, or one that does not hold."""
+
+
+class CredentialInvalid(Unauthenticated):
+    """A username and secret that do not belong together, or are no longer alive."""
+
+
+class TokenInvalid(Unauthenticated):
+    """A token that is expired, forged, from elsewhere, or whose credential is no longer alive."""
+
+
+class ApiKeyInvalid(Unauthenticated):
+    """An API key that is unknown, revoked or expired."""
+
+
+class Denied(EntrepotError):
+    """We know who asks, and they may not do this."""
+
+
+class PlanDenied(Denied):
+    """The account's plan does not grant the action."""
+
+
+class ScopeInsufficient(Denied):
+    """The token was issued for less than this; a new token would do (RFC 6750, section 3.1)."""
+
+
+class ApiKeyDenied(Denied):
+    """The API key lacks the scope, or is limited to other plans."""
+
+
+class Unavailable(EntrepotError):
+    """Something that this process needs does not answer; trying again later can help."""
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database cannot be reached, or stayed locked."""
+
+
+class StorageUnavailable(Unavailable):
+    """Blob storage cannot be reached, or failed."""
+
+
+class StorageFull(Unavailable):
+    """There is no room left for what was sent."""
+
+
+class ClientGone(EntrepotError):
+    """The client went away, or stalled, before its body was complete; nothing of it is kept."""
+
+
+class SourceError(EntrepotError):
+    """The source registry of a replication is at fault; `temporary` says whether trying again can help."""
+
+    temporary = False
+
+
+class SourceUnreachable(SourceError):
+    """The source does not answer, or breaks off."""
+
+    temporary = True
+
+
+class SourceDenied(SourceError):
+    """The source refuses our credential."""
+
+
+class SourceMissing(SourceError):
+    """The source does not have what it listed, or what a manifest of its own names."""
+
+
+class SourceLied(SourceError):
+    """The source sent content whose digest, size or shape differs from what it announced."""

@@ -1,0 +1,279 @@
+"""The tables, in one place, so that migrations and every feature's records speak of the same columns.
+
+Instants are UTC. Rules that must hold when two writers meet are constraints here, not checks in Python.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware UTC datetime on every database; SQLite itself keeps no time zone."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Store UTC; a naive value is a mistake of ours."""
+        if value is not None and value.tzinfo is None:
+            raise ValueError("an instant must carry its time zone")
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Read UTC."""
+        if value is None:
+            return None
+        instant: datetime = value
+        return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+
+
+# A 64-bit key that SQLite also counts up by itself.
+_Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+
+def _repository() -> sa.Column[int]:
+    return sa.Column("repository_id", sa.ForeignKey("repositories.id"), primary_key=True)
+
+
+# registry
+
+repositories = sa.Table(
+    "repositories",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("name", sa.String(255), nullable=False, unique=True),
+    sa.Column("created_at", Instant, nullable=False),
+)
+
+blobs = sa.Table(
+    "blobs",
+    metadata,
+    sa.Column("digest", sa.String(140), primary_key=True),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+)
+
+# A blob is seen only in the repositories that received it: knowing a digest is no right to read it.
+repository_blobs = sa.Table(
+    "repository_blobs",
+    metadata,
+    _repository(),
+    sa.Column("digest", sa.ForeignKey("blobs.digest"), primary_key=True),
+    sa.Column("created_at", Instant, nullable=False),
+)
+
+manifests = sa.Table(
+    "manifests",
+    metadata,
+    _repository(),
+    sa.Column("digest", sa.String(140), primary_key=True),
+    sa.Column("media_type", sa.String(255), nullable=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+    sa.Column("subject", sa.String(140), nullable=True),
+    sa.Column("artifact_type", sa.String(255), nullable=True),
+    sa.Column("created_at", Instant, nullable=False),
+)
+
+# What a manifest names. The foreign keys keep a blob or child from going away under a manifest that needs it.
+manifest_blobs = sa.Table(
+    "manifest_blobs",
+    metadata,
+    sa.Column("repository_id", sa.BigInteger, primary_key=True),
+    sa.Column("manifest", sa.String(140), primary_key=True),
+    sa.Column("blob", sa.String(140), primary_key=True),
+    sa.ForeignKeyConstraint(
+        ["repository_id", "manifest"], ["manifests.repository_id", "manifests.digest"], ondelete="CASCADE"
+    ),
+    sa.ForeignKeyConstraint(["repository_id", "blob"], ["repository_blobs.repository_id", "repository_blobs.digest"]),
+    sa.Index(None, "repository_id", "blob"),
+)
+
+manifest_children = sa.Table(
+    "manifest_children",
+    metadata,
+    sa.Column("repository_id", sa.BigInteger, primary_key=True),
+    sa.Column("manifest", sa.String(140), primary_key=True),
+    sa.Column("child", sa.String(140), primary_key=True),
+    sa.ForeignKeyConstraint(
+        ["repository_id", "manifest"], ["manifests.repository_id", "manifests.digest"], ondelete="CASCADE"
+    ),
+    sa.ForeignKeyConstraint(["repository_id", "child"], ["manifests.repository_id", "manifests.digest"]),
+    sa.Index(None, "repository_id", "child"),
+)
+
+tags = sa.Table(
+    "tags",
+    metadata,
+    _repository(),
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("digest", sa.String(140), nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
+    sa.ForeignKeyConstraint(
+        ["repository_id", "digest"], ["manifests.repository_id", "manifests.digest"], ondelete="CASCADE"
+    ),
+    sa.Index(None, "repository_id", "digest"),
+)
+
+uploads = sa.Table(
+    "uploads",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("repository", sa.String(255), nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Index(None, "created_at"),
+)
+
+# The received parts of an upload. The key makes two chunks at one offset impossible, whoever writes them.
+upload_chunks = sa.Table(
+    "upload_chunks",
+    metadata,
+    sa.Column("upload_id", sa.ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("start_byte", sa.BigInteger, primary_key=True),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("key", sa.String(255), nullable=False),
+)
+
+# accounts
+
+plans = sa.Table(
+    "plans",
+    metadata,
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("document", sa.JSON, nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
+)
+
+accounts = sa.Table(
+    "accounts",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("name", sa.String(63), nullable=False, unique=True),
+    # NULL once the account is deleted: its identity is erased, its counts stay.
+    sa.Column("external_id", sa.String(255), nullable=True, unique=True),
+    sa.Column("plan", sa.ForeignKey("plans.name"), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("identity", sa.JSON, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("expires_at", Instant, nullable=True),
+    sa.Column("deleted_at", Instant, nullable=True),
+    sa.CheckConstraint("status IN ('active', 'suspended', 'deleted')", name="ck_accounts_status"),
+    sa.Index(None, "plan"),
+)
+
+credentials = sa.Table(
+    "credentials",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("account_id", sa.ForeignKey("accounts.id"), nullable=False),
+    sa.Column("secret_hash", sa.LargeBinary(32), nullable=False, unique=True),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("expires_at", Instant, nullable=True),
+    sa.Column("revoked_at", Instant, nullable=True),
+    sa.Index(None, "account_id"),
+)
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("name", sa.String(63), nullable=False, unique=True),
+    sa.Column("secret_hash", sa.LargeBinary(32), nullable=False, unique=True),
+    sa.Column("scopes", sa.JSON, nullable=False),
+    # NULL: any plan.
+    sa.Column("plans", sa.JSON(none_as_null=True), nullable=True),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("revoked_at", Instant, nullable=True),
+)
+
+usage = sa.Table(
+    "usage",
+    metadata,
+    sa.Column("account_id", sa.ForeignKey("accounts.id"), primary_key=True),
+    sa.Column("repository", sa.String(255), primary_key=True),
+    sa.Column("pulls", sa.BigInteger, nullable=False),
+    sa.Column("bytes_served", sa.BigInteger, nullable=False),
+    sa.Column("first_pull_at", Instant, nullable=True),
+    sa.Column("last_pull_at", Instant, nullable=True),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("actor", sa.String(128), nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("target", sa.String(255), nullable=False),
+    sa.Column("detail", sa.JSON, nullable=False),
+    sa.Column("request_id", sa.String(64), nullable=True),
+    sa.Index(None, "target"),
+)
+
+# replication
+
+replication_sources = sa.Table(
+    "replication_sources",
+    metadata,
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("document", sa.JSON, nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
+)
+
+replication_rules = sa.Table(
+    "replication_rules",
+    metadata,
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("source", sa.ForeignKey("replication_sources.name"), nullable=False),
+    sa.Column("document", sa.JSON, nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
+)
+
+replication_runs = sa.Table(
+    "replication_runs",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("rule", sa.String(63), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("queued_at", Instant, nullable=False),
+    sa.Column("started_at", Instant, nullable=True),
+    # The runner's sign of life; an active run without one is taken over.
+    sa.Column("seen_at", Instant, nullable=True),
+    sa.Column("finished_at", Instant, nullable=True),
+    sa.Column("report", sa.JSON, nullable=False),
+    sa.CheckConstraint("status IN ('queued', 'running', 'done', 'failed')", name="ck_replication_runs_status"),
+    sa.Index(None, "rule", "queued_at"),
+    # One unfinished run per rule, whoever asks.
+    sa.Index(
+        "uq_replication_runs_active",
+        "rule",
+        unique=True,
+        sqlite_where=sa.text("status IN ('queued', 'running')"),
+        postgresql_where=sa.text("status IN ('queued', 'running')"),
+    ),
+)
+
+# between processes
+
+signals = sa.Table(
+    "signals",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("topic", sa.String(32), nullable=False),
+    sa.Column("key", sa.String(400), nullable=False),
+    sa.Column("at", Instant, nullable=False),
+    sqlite_autoincrement=True,
+)
