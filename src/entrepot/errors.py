@@ -56,6 +56,10 @@ class ScopeInvalid(Invalid):
     """A token scope that does not parse (docker token spec)."""
 
 
+class GlobInvalid(Invalid):
+    """A pattern for names that cannot be read."""
+
+
 class PlanInvalid(Invalid):
     """A plan document that does not have the shape of a plan."""
 
@@ -107,6 +111,10 @@ class NotFound(EntrepotError):
 
 class NameUnknown(NotFound):
     """No repository of this name."""
+
+
+class PathUnknown(NotFound):
+    """No endpoint has this path."""
 
 
 class BlobUnknown(NotFound):
@@ -237,6 +245,10 @@ class SourceUnreachable(SourceError):
     temporary = True
 
 
+class SourceUntrusted(SourceError):
+    """The source's TLS certificate does not hold."""
+
+
 class SourceDenied(SourceError):
     """The source refuses our credential."""
 
@@ -247,3 +259,15 @@ class SourceMissing(SourceError):
 
 class SourceLied(SourceError):
     """The source sent content whose digest, size or shape differs from what it announced."""
+
+
+class SourceUnsupported(SourceError):
+    """The source has content of a kind that cannot be kept here."""
+
+
+class TargetConflict(Conflict):
+    """Two rules, or two repositories of one rule, would write the same tag."""
+
+
+class RunInterrupted(EntrepotError):
+    """A replication run was stopped before its end, or taken over by another process."""

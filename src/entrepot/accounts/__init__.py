@@ -1,0 +1,1 @@
+"""Accounts and their credentials, plans, tokens, API keys, usage and audit."""

@@ -1,0 +1,1 @@
+"""The registry: push, pull, tags and deletion of OCI content."""

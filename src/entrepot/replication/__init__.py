@@ -1,0 +1,1 @@
+"""Copying content from source registries: what to copy, how it is fetched, and the runs that do it."""

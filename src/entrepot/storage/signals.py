@@ -5,6 +5,7 @@ notices many times a second and hands them to whoever listens, which is how cach
 process that cannot read notices knows it: `is_current` turns false, and caches stop answering.
 """
 
+import asyncio
 import threading
 import time
 from collections import defaultdict
@@ -16,7 +17,7 @@ import structlog
 
 from entrepot.errors import EntrepotError
 from entrepot.storage.clock import Clock
-from entrepot.storage.database import Database
+from entrepot.storage.database import Database, T, Work
 from entrepot.storage.tables import signals
 
 Listener = Callable[[str], None]
@@ -83,6 +84,12 @@ class Signals:
         self._current_until = time.monotonic() + CURRENT_SECONDS
         self._thread = threading.Thread(target=self._poll, name="signals", daemon=True)
         self._thread.start()
+
+    async def commit(self, work: Work[T]) -> T:
+        """What `work` answers, in one transaction whose notices this process has heard when this returns."""
+        answer = await self._database.write(work)
+        await asyncio.to_thread(self.catch_up)
+        return answer
 
     def catch_up(self) -> None:
         """Hear everything that is committed by now; for a thread that just wrote and wants to see its own change."""

@@ -1,0 +1,1 @@
+"""`/v2/*`: the OCI distribution spec over HTTP."""

@@ -1,0 +1,1 @@
+"""`/token`: the docker token spec over HTTP."""

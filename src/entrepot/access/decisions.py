@@ -1,0 +1,50 @@
+"""The decision whether this account, with this token, may do that."""
+
+from entrepot.access.plans import Plan
+from entrepot.access.scopes import Action, Scope
+from entrepot.errors import NameInvalid, PlanDenied, ScopeInsufficient
+from entrepot.oci.reference import RepositoryName
+
+
+def verify_allowed(plan: Plan, scopes: tuple[Scope, ...] | None, repository: RepositoryName, action: Action) -> None:
+    """Raises unless the plan grants the action, and the token, if it came with one, was issued for it.
+
+    `scopes` None means that the request came with the credential itself. The plan is asked first: a new token would not
+    help where it says no. Raises PlanDenied or ScopeInsufficient.
+    """
+    if not plan.allows(repository, action):
+        raise PlanDenied(
+            f"plan '{plan.name}' does not allow {action} on '{repository}'; ask your vendor for a plan that does"
+        )
+    if scopes is None:
+        return
+    for scope in scopes:
+        if scope.name == repository.value and action in scope.actions and scope.type == "repository":
+            return
+    raise ScopeInsufficient(f"this token was not issued for {action} on '{repository}'; get a new one")
+
+
+def grant_scopes(plan: Plan, wanted: tuple[Scope, ...]) -> tuple[Scope, ...]:
+    """What of the wanted scopes a token of this plan is issued for; the rest is left out, as the token spec asks.
+
+    `*` stands for every action. The catalog is open to every account, since it shows only what the plan allows.
+    """
+    granted = []
+    for scope in wanted:
+        if scope.type == "registry" and scope.name == "catalog":
+            granted.append(scope)
+            continue
+        if scope.type != "repository":
+            continue
+        try:
+            repository = RepositoryName.parse(scope.name)
+        except NameInvalid:
+            continue
+        actions = frozenset(
+            action.value
+            for action in Action
+            if (action in scope.actions or "*" in scope.actions) and plan.allows(repository, action)
+        )
+        if actions:
+            granted.append(Scope(scope.type, scope.name, actions))
+    return tuple(granted)

@@ -1,0 +1,150 @@
+"""Plans: what a tier of customers may do."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Self
+
+from entrepot.access.globs import Glob
+from entrepot.access.scopes import Action
+from entrepot.errors import GlobInvalid, PlanInvalid
+from entrepot.oci.reference import RepositoryName
+
+_NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
+_MAX_NAME = 63
+_MAX_GRANTS = 100
+_MAX_GLOBS = 1000
+_LIFETIME = re.compile(r"([1-9]\d{0,9})([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_MAX_LIFETIME = timedelta(days=3660)
+# Fields that the format has, but this version does not act on: to pass over them would grant more than was written.
+_NOT_YET = frozenset({"tags", "limits"})
+# Answers that a plan remembers; more repositories than that are decided anew.
+_MEMORY = 4096
+
+
+def parse_name(name: str) -> str:
+    """A name of a plan or API key. Raises PlanInvalid."""
+    if len(name) > _MAX_NAME or not _NAME.fullmatch(name):
+        raise PlanInvalid(
+            f"name {name[:80]!r}: use lower-case letters and digits, with single . _ - between, at most {_MAX_NAME}"
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Actions on the repositories that any of the globs matches."""
+
+    repositories: tuple[Glob, ...]
+    actions: frozenset[Action]
+
+    def to_document(self) -> dict[str, Any]:
+        """As in plans.yaml."""
+        return {
+            "repositories": [glob.text for glob in self.repositories],
+            "actions": [action.value for action in Action if action in self.actions],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the accounts of a tier may do; `credential_lifetime` None means that credentials do not expire."""
+
+    name: str
+    grants: tuple[Grant, ...]
+    credential_lifetime: timedelta | None = None
+    _memory: dict[tuple[str, Action], bool] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def parse(cls, name: str, document: object) -> Self:
+        """The plan in a document. Raises PlanInvalid, whose message names the place within the document."""
+        parse_name(name)
+        where = f"plans.{name}"
+        fields = _fields(document, where, {"grants", "credential_lifetime"})
+        entries = _list(fields.get("grants"), f"{where}.grants", _MAX_GRANTS)
+        grants = tuple(_parse_grant(entry, f"{where}.grants[{number}]") for number, entry in enumerate(entries))
+        return cls(name, grants, _parse_lifetime(fields.get("credential_lifetime"), f"{where}.credential_lifetime"))
+
+    def allows(self, repository: RepositoryName, action: Action) -> bool:
+        """Whether a grant covers the action on the repository."""
+        key = (repository.value, action)
+        answer = self._memory.get(key)
+        if answer is None:
+            answer = any(
+                action in grant.actions and any(glob.matches(repository.value) for glob in grant.repositories)
+                for grant in self.grants
+            )
+            if len(self._memory) < _MEMORY:
+                self._memory[key] = answer
+        return answer
+
+    def to_document(self) -> dict[str, Any]:
+        """As in plans.yaml, without the name."""
+        document: dict[str, Any] = {"grants": [grant.to_document() for grant in self.grants]}
+        if self.credential_lifetime is not None:
+            document["credential_lifetime"] = f"{int(self.credential_lifetime.total_seconds())}s"
+        return document
+
+
+def parse_plans(document: object) -> tuple[Plan, ...]:
+    """The plans of a whole plans.yaml. Raises PlanInvalid."""
+    plans = _fields(document, "the file", {"plans"}).get("plans")
+    if not isinstance(plans, Mapping) or not plans:
+        raise PlanInvalid("plans: must name at least one plan")
+    return tuple(Plan.parse(str(name), plan) for name, plan in plans.items())
+
+
+def _parse_grant(document: object, where: str) -> Grant:
+    fields = _fields(document, where, {"repositories", "actions"})
+    globs = [
+        _parse_glob(glob, f"{where}.repositories[{number}]")
+        for number, glob in enumerate(_list(fields.get("repositories"), f"{where}.repositories", _MAX_GLOBS))
+    ]
+    actions = set()
+    for number, action in enumerate(_list(fields.get("actions"), f"{where}.actions", len(Action))):
+        if action not in list(Action):
+            raise PlanInvalid(f"{where}.actions[{number}]: {action!r} is not one of {', '.join(Action)}")
+        actions.add(Action(action))
+    return Grant(tuple(globs), frozenset(actions))
+
+
+def _parse_glob(glob: object, where: str) -> Glob:
+    if not isinstance(glob, str):
+        raise PlanInvalid(f"{where}: must be a glob such as smm/**")
+    try:
+        return Glob.parse(glob)
+    except GlobInvalid as error:
+        raise PlanInvalid(f"{where}: {error}") from error
+
+
+def _parse_lifetime(value: object, where: str) -> timedelta | None:
+    if value is None:
+        return None
+    match = _LIFETIME.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise PlanInvalid(f"{where}: use a number with s, m, h or d, such as 90d")
+    lifetime = timedelta(**{_UNITS[match[2]]: int(match[1])}) if int(match[1]) < 10**9 else _MAX_LIFETIME * 2
+    if lifetime > _MAX_LIFETIME:
+        raise PlanInvalid(f"{where}: at most {_MAX_LIFETIME.days} days")
+    return lifetime
+
+
+def _fields(document: object, where: str, known: set[str]) -> Mapping[str, Any]:
+    if not isinstance(document, Mapping):
+        raise PlanInvalid(f"{where}: must be a mapping with {', '.join(sorted(known))}")
+    for name in document:
+        if name in _NOT_YET:
+            raise PlanInvalid(f"{where}.{name}: not supported by this version")
+        if name not in known:
+            raise PlanInvalid(f"{where}.{name}: not a field here; known are {', '.join(sorted(known))}")
+    return document
+
+
+def _list(value: object, where: str, limit: int) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise PlanInvalid(f"{where}: must be a list with at least one entry")
+    if len(value) > limit:
+        raise PlanInvalid(f"{where}: has {len(value)} entries, at most {limit} are allowed")
+    return value

@@ -1,0 +1,103 @@
+"""From what a request carries to who sent it.
+
+Every request is judged by the state of the credential behind it, tokens included: what was revoked a moment ago is
+refused now. That costs a look into memory, not a query.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from entrepot.access.claims import Claims
+from entrepot.access.keys import Keys
+from entrepot.access.plans import Plan
+from entrepot.access.scopes import Scope
+from entrepot.access.secrets import CREDENTIAL_PREFIX, Secret, is_same_hash
+from entrepot.accounts.directory import Credential, Directory, Standing
+from entrepot.accounts.tokens import Tokens
+from entrepot.errors import CredentialInvalid, TokenInvalid
+from entrepot.storage.clock import Clock
+
+# One sentence for an unknown account and for a wrong secret, so that neither tells of the other.
+_WRONG = "the username and secret do not belong together; copy both from where you got your credential"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who sent a request. `scopes` are the token's, None when the credential itself came with the request."""
+
+    account_id: int
+    account: str
+    credential_id: str
+    plan: Plan
+    scopes: tuple[Scope, ...] | None
+
+
+class Authenticator:
+    """Knows the holders of credentials and tokens."""
+
+    def __init__(self, directory: Directory, tokens: Tokens, keys: Keys, clock: Clock) -> None:
+        self._directory = directory
+        self._tokens = tokens
+        self._hash_key = keys.secrets
+        self._clock = clock
+
+    def find_by_token(self, unverified_token: str) -> Principal | None:
+        """The holder of a token that this process has met before, None when it takes `authenticate_token` to tell."""
+        claims = self._tokens.find_verified(unverified_token)
+        standing = None if claims is None else self._directory.find_cached(claims.account)
+        if claims is None or standing is None:
+            return None
+        now = self._clock().timestamp()
+        credential = standing.credentials.get(claims.credential_id)
+        if credential is None or not credential.is_alive(now) or not standing.is_active(now):
+            return None
+        return _principal(standing, claims.credential_id, claims.scopes)
+
+    async def authenticate_token(self, unverified_token: str) -> Principal:
+        """The holder of a token. Raises TokenInvalid."""
+        claims: Claims = self._tokens.find_verified(unverified_token) or self._tokens.verify(unverified_token)
+        standing = await self._directory.find(claims.account)
+        credential = None if standing is None else standing.credentials.get(claims.credential_id)
+        if standing is None or credential is None:
+            raise TokenInvalid("the credential behind this token is gone; ask for a new one")
+        reason = _why_not(standing, credential, self._clock())
+        if reason is not None:
+            raise TokenInvalid(reason)
+        return _principal(standing, credential.id, claims.scopes)
+
+    async def authenticate_basic(self, username: str, secret: Secret) -> Principal:
+        """The holder of a credential. Raises CredentialInvalid.
+
+        Only who has proven the secret is told that it has expired or was revoked.
+        """
+        if not secret.is_wellformed(CREDENTIAL_PREFIX):
+            raise CredentialInvalid(_WRONG)
+        standing = await self._directory.find(username)
+        if standing is None:
+            raise CredentialInvalid(_WRONG)
+        hashed = secret.hash(self._hash_key)
+        credential = next((one for one in standing.credentials.values() if is_same_hash(one.secret_hash, hashed)), None)
+        if credential is None:
+            raise CredentialInvalid(_WRONG)
+        reason = _why_not(standing, credential, self._clock())
+        if reason is not None:
+            raise CredentialInvalid(reason)
+        return _principal(standing, credential.id, None)
+
+
+def _principal(standing: Standing, credential_id: str, scopes: tuple[Scope, ...] | None) -> Principal:
+    return Principal(standing.account_id, standing.name, credential_id, standing.plan, scopes)
+
+
+def _why_not(standing: Standing, credential: Credential, now: datetime) -> str | None:
+    """Why a credential does not hold now, None when it does."""
+    seconds = now.timestamp()
+    if standing.status != "active":
+        return f"the account is {standing.status}; ask your vendor"
+    if not standing.is_active(seconds):
+        return f"the account expired on {standing.expires_at:%Y-%m-%d}; ask your vendor"
+    if credential.revoked_at is not None and credential.revoked_at <= now:
+        return f"this credential was revoked on {credential.revoked_at:%Y-%m-%d}; get a new one from your vendor"
+    if not credential.is_alive(seconds):
+        return f"this credential expired on {credential.expires_at:%Y-%m-%d}; get a new one from your vendor"
+    return None

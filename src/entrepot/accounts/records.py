@@ -1,0 +1,169 @@
+"""SQL of accounts, credentials, plans, API keys, usage and audit: one function per question."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from entrepot.storage.statements import add_up, insert_missing, upsert
+from entrepot.storage.tables import accounts, api_keys, audit, credentials, plans, usage
+
+Row = sa.RowMapping
+
+
+@dataclass(frozen=True, slots=True)
+class AccountFilter:
+    """Which accounts a list shows; None does not restrict. `plans` are those that an API key is limited to."""
+
+    external_id: str | None = None
+    plan: str | None = None
+    status: str | None = None
+    plans: frozenset[str] | None = None
+
+
+def find_plan(connection: sa.Connection, name: str) -> Row | None:
+    """A plan."""
+    return connection.execute(sa.select(plans).where(plans.c.name == name)).mappings().first()
+
+
+def list_plans(connection: sa.Connection) -> list[Row]:
+    """Every plan, by name."""
+    return list(connection.execute(sa.select(plans).order_by(plans.c.name)).mappings())
+
+
+def put_plan(connection: sa.Connection, name: str, document: Mapping[str, Any], now: datetime) -> None:
+    """Give a plan this document."""
+    upsert(connection, plans, {"name": name, "document": dict(document), "updated_at": now})
+
+
+def delete_plan(connection: sa.Connection, name: str) -> bool:
+    """Drop a plan; answers whether it was there."""
+    return connection.execute(plans.delete().where(plans.c.name == name)).rowcount > 0
+
+
+def count_accounts_on(connection: sa.Connection, plan: str) -> int:
+    """How many accounts a plan has, deleted ones included, since they keep naming it."""
+    return connection.scalar(sa.select(sa.func.count()).where(accounts.c.plan == plan)) or 0
+
+
+def find_account(connection: sa.Connection, name: str) -> Row | None:
+    """An account by name."""
+    return connection.execute(sa.select(accounts).where(accounts.c.name == name)).mappings().first()
+
+
+def find_account_by_external_id(connection: sa.Connection, external_id: str) -> Row | None:
+    """An account by the platform's id."""
+    return connection.execute(sa.select(accounts).where(accounts.c.external_id == external_id)).mappings().first()
+
+
+def insert_account(connection: sa.Connection, row: dict[str, Any]) -> bool:
+    """Add an account; False when its name or external id is taken."""
+    return insert_missing(connection, accounts, [row]) == 1
+
+
+def update_account(connection: sa.Connection, account_id: int, **values: Any) -> None:
+    """Change an account's columns."""
+    connection.execute(accounts.update().where(accounts.c.id == account_id).values(**values))
+
+
+def list_accounts(connection: sa.Connection, wanted: AccountFilter, after_id: int, limit: int) -> list[Row]:
+    """Accounts that fit, oldest first, from the one after `after_id`; deleted ones are shown only by their status."""
+    query = sa.select(accounts).where(accounts.c.id > after_id).order_by(accounts.c.id).limit(limit)
+    if wanted.external_id is not None:
+        query = query.where(accounts.c.external_id == wanted.external_id)
+    if wanted.plan is not None:
+        query = query.where(accounts.c.plan == wanted.plan)
+    if wanted.plans is not None:
+        query = query.where(accounts.c.plan.in_(sorted(wanted.plans)))
+    status = accounts.c.status != "deleted" if wanted.status is None else accounts.c.status == wanted.status
+    return list(connection.execute(query.where(status)).mappings())
+
+
+def insert_credential(connection: sa.Connection, row: dict[str, Any]) -> None:
+    """Add a credential."""
+    connection.execute(credentials.insert().values(row))
+
+
+def list_credentials(connection: sa.Connection, account_id: int, limit: int) -> list[Row]:
+    """The newest credentials of an account, newest first."""
+    query = (
+        sa.select(credentials)
+        .where(credentials.c.account_id == account_id)
+        .order_by(credentials.c.created_at.desc(), credentials.c.id)
+        .limit(limit)
+    )
+    return list(connection.execute(query).mappings())
+
+
+def list_live_credentials(connection: sa.Connection, account_id: int, now: datetime) -> list[Row]:
+    """The credentials of an account that are neither revoked nor expired, newest first."""
+    query = (
+        sa.select(credentials)
+        .where(
+            credentials.c.account_id == account_id,
+            sa.or_(credentials.c.revoked_at.is_(None), credentials.c.revoked_at > now),
+            sa.or_(credentials.c.expires_at.is_(None), credentials.c.expires_at > now),
+        )
+        .order_by(credentials.c.created_at.desc(), credentials.c.id)
+    )
+    return list(connection.execute(query).mappings())
+
+
+def revoke_credentials(connection: sa.Connection, ids: Iterable[str], at: datetime) -> None:
+    """Let credentials die at an instant, unless they die earlier anyway."""
+    statement = credentials.update().where(
+        credentials.c.id.in_(list(ids)),
+        sa.or_(credentials.c.revoked_at.is_(None), credentials.c.revoked_at > at),
+    )
+    connection.execute(statement.values(revoked_at=at))
+
+
+def insert_api_key(connection: sa.Connection, row: dict[str, Any]) -> bool:
+    """Add an API key; False when its name is taken."""
+    return insert_missing(connection, api_keys, [row]) == 1
+
+
+def find_api_key_by_hash(connection: sa.Connection, secret_hash: bytes) -> Row | None:
+    """The API key with this secret."""
+    return connection.execute(sa.select(api_keys).where(api_keys.c.secret_hash == secret_hash)).mappings().first()
+
+
+def list_api_keys(connection: sa.Connection) -> list[Row]:
+    """Every API key, by name."""
+    return list(connection.execute(sa.select(api_keys).order_by(api_keys.c.name)).mappings())
+
+
+def revoke_api_key(connection: sa.Connection, name: str, now: datetime) -> Row | None:
+    """Revoke an API key; answers it as it was, None when there is none."""
+    row = connection.execute(sa.select(api_keys).where(api_keys.c.name == name)).mappings().first()
+    if row is not None and row["revoked_at"] is None:
+        connection.execute(api_keys.update().where(api_keys.c.name == name).values(revoked_at=now))
+    return row
+
+
+def add_usage(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
+    """Add pulls and bytes to the counts of (account, repository)."""
+    add_up(connection, usage, rows, ("pulls", "bytes_served"), first="first_pull_at", last="last_pull_at")
+
+
+def list_usage(connection: sa.Connection, account_id: int) -> list[Row]:
+    """An account's counts, by repository."""
+    query = sa.select(usage).where(usage.c.account_id == account_id).order_by(usage.c.repository)
+    return list(connection.execute(query).mappings())
+
+
+def insert_audit(connection: sa.Connection, row: dict[str, Any]) -> None:
+    """Add a row to the audit log."""
+    connection.execute(audit.insert().values(row))
+
+
+def list_audit(connection: sa.Connection, target: str | None, before_id: int | None, limit: int) -> list[Row]:
+    """Audit rows, newest first, of one target or all."""
+    query = sa.select(audit).order_by(audit.c.id.desc()).limit(limit)
+    if target is not None:
+        query = query.where(audit.c.target == target)
+    if before_id is not None:
+        query = query.where(audit.c.id < before_id)
+    return list(connection.execute(query).mappings())

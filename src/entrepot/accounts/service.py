@@ -1,0 +1,297 @@
+"""Accounts and their credentials: issue, revoke, suspend, delete.
+
+Every change is one transaction with its audit row and its signal. The database's constraints decide when two
+ask at once.
+"""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from entrepot.access.keys import Keys
+from entrepot.access.names import account_name, parse_external_id
+from entrepot.access.plans import Plan
+from entrepot.access.secrets import CREDENTIAL_PREFIX, Secret
+from entrepot.accounts import records
+from entrepot.accounts.audit import Actor, note
+from entrepot.accounts.identity import verify_identity
+from entrepot.accounts.records import AccountFilter
+from entrepot.errors import (
+    AccountClosed,
+    AccountUnknown,
+    CredentialUnknown,
+    IdentityInvalid,
+    PlanUnknown,
+    RequestInvalid,
+)
+from entrepot.storage.clock import Clock
+from entrepot.storage.database import Database
+from entrepot.storage.signals import Signals, publish
+
+MAX_GRACE = timedelta(days=30)
+# Alive at a time: the one in use, and the one that is about to take its place.
+MAX_ALIVE = 2
+# Past credentials that a list shows.
+_LISTED_CREDENTIALS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One customer."""
+
+    id: int
+    name: str
+    external_id: str | None
+    plan: str
+    status: str
+    identity: dict[str, Any]
+    created_at: datetime
+    expires_at: datetime | None
+    deleted_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedCredential:
+    """A credential at the only moment when its secret is known."""
+
+    id: str
+    username: str
+    secret: Secret
+    created_at: datetime
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialState:
+    """A credential without its secret, which nobody has but its holder."""
+
+    id: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class Accounts:
+    """Every account."""
+
+    def __init__(self, database: Database, signals: Signals, clock: Clock, keys: Keys) -> None:
+        self._database = database
+        self._signals = signals
+        self._clock = clock
+        self._keys = keys
+
+    async def create(
+        self, external_id: str, plan: str, identity: dict[str, Any], expires_at: datetime | None, actor: Actor
+    ) -> tuple[Account, IssuedCredential | None]:
+        """The account of an external id, and its first credential.
+
+        When the account exists already it is answered as it is, with no credential: never a second account, never the
+        old secret. Raises PlanUnknown or IdentityInvalid.
+        """
+        external_id = parse_external_id(external_id)
+        verify_identity(identity)
+        now = self._clock()
+        if expires_at is not None and expires_at <= now:
+            raise IdentityInvalid("expires_at lies in the past")
+        name = account_name(self._keys.names, external_id)
+
+        def work(connection: sa.Connection) -> tuple[Account, IssuedCredential | None]:
+            found = records.find_account_by_external_id(connection, external_id)
+            if found is not None:
+                return _read(found), None
+            row = {
+                "name": name,
+                "external_id": external_id,
+                "plan": _get_plan(connection, plan).name,
+                "status": "active",
+                "identity": identity,
+                "created_at": now,
+                "expires_at": expires_at,
+                "deleted_at": None,
+            }
+            is_new = records.insert_account(connection, row)
+            account = _read(_get_account(connection, name))
+            if not is_new:
+                return account, None
+            note(connection, actor, "account.created", name, now, plan=plan)
+            return account, self._issue(connection, account, actor, now)
+
+        return await self._signals.commit(work)
+
+    async def get(self, name: str) -> Account:
+        """One account. Raises AccountUnknown."""
+        return _read(await self._database.read(lambda connection: _get_account(connection, name)))
+
+    async def list_accounts(self, wanted: AccountFilter, after_id: int, limit: int) -> list[Account]:
+        """Accounts that fit, oldest first, from the one after `after_id`."""
+        rows = await self._database.read(lambda connection: records.list_accounts(connection, wanted, after_id, limit))
+        return [_read(row) for row in rows]
+
+    async def issue_credential(self, name: str, grace: timedelta, actor: Actor) -> IssuedCredential:
+        """A new credential; those that the account had die after `grace`, and the oldest at once if two would be left.
+
+        Raises AccountUnknown, AccountClosed, or RequestInvalid for a grace that is negative or too long.
+        """
+        if not timedelta(0) <= grace <= MAX_GRACE:
+            raise RequestInvalid(f"the grace must be 0 to {int(MAX_GRACE.total_seconds())} seconds")
+
+        def work(connection: sa.Connection) -> IssuedCredential:
+            now = self._clock()
+            account = _read(_get_account(connection, name))
+            if account.status != "active":
+                raise AccountClosed(f"account {name} is {account.status}; resume it before issuing a credential")
+            old = [row["id"] for row in records.list_live_credentials(connection, account.id, now)]
+            records.revoke_credentials(connection, old[: MAX_ALIVE - 1], now + grace)
+            records.revoke_credentials(connection, old[MAX_ALIVE - 1 :], now)
+            return self._issue(connection, account, actor, now, grace_seconds=int(grace.total_seconds()))
+
+        return await self._signals.commit(work)
+
+    async def list_credentials(self, name: str) -> list[CredentialState]:
+        """The newest credentials of an account, newest first. Raises AccountUnknown."""
+
+        def work(connection: sa.Connection) -> list[records.Row]:
+            account = _get_account(connection, name)
+            return records.list_credentials(connection, account["id"], _LISTED_CREDENTIALS)
+
+        return [
+            CredentialState(row["id"], row["created_at"], row["expires_at"], row["revoked_at"])
+            for row in await self._database.read(work)
+        ]
+
+    async def revoke_credential(self, name: str, credential_id: str, actor: Actor) -> None:
+        """Let a credential and every token that it was used for be refused from now on; once is enough.
+
+        Raises AccountUnknown or CredentialUnknown.
+        """
+
+        def work(connection: sa.Connection, account: Account, now: datetime) -> None:
+            known = records.list_credentials(connection, account.id, _LISTED_CREDENTIALS)
+            if credential_id not in {row["id"] for row in known}:
+                raise CredentialUnknown(f"account {name} has no credential {credential_id[:40]!r}")
+            records.revoke_credentials(connection, [credential_id], now)
+            note(connection, actor, "credential.revoked", name, now, credential=credential_id)
+
+        await self._change(name, work)
+
+    async def suspend(self, name: str, actor: Actor) -> Account:
+        """Stop an account's pulls, keeping its credentials for `resume`. Raises AccountUnknown."""
+        return await self._set_status(name, "suspended", "account.suspended", actor)
+
+    async def resume(self, name: str, actor: Actor) -> Account:
+        """Let a suspended account go on with the credentials it had. Raises AccountUnknown."""
+        return await self._set_status(name, "active", "account.resumed", actor)
+
+    async def change_plan(self, name: str, plan: str, actor: Actor) -> Account:
+        """Put an account on another plan, for tokens already issued, too. Raises AccountUnknown or PlanUnknown."""
+
+        def work(connection: sa.Connection, account: Account, now: datetime) -> None:
+            _get_plan(connection, plan)
+            if account.plan != plan:
+                records.update_account(connection, account.id, plan=plan)
+                note(connection, actor, "account.plan_changed", name, now, before=account.plan, after=plan)
+
+        return await self._change(name, work)
+
+    async def delete(self, name: str, actor: Actor) -> None:
+        """Erase who an account was, and revoke its credentials; its counts stay under a name that says nothing.
+
+        The external id may sign up again, and gets the same name with a new account behind it. Raises AccountUnknown.
+        """
+
+        def work(connection: sa.Connection, account: Account, now: datetime) -> None:
+            alive = [row["id"] for row in records.list_live_credentials(connection, account.id, now)]
+            records.revoke_credentials(connection, alive, now)
+            tombstone = f"deleted-{account.id}"
+            records.update_account(
+                connection,
+                account.id,
+                name=tombstone,
+                external_id=None,
+                identity={},
+                status="deleted",
+                deleted_at=now,
+            )
+            note(connection, actor, "account.deleted", name, now, now_named=tombstone)
+
+        await self._change(name, work)
+
+    async def _set_status(self, name: str, status: str, action: str, actor: Actor) -> Account:
+        def work(connection: sa.Connection, account: Account, now: datetime) -> None:
+            if account.status != status:
+                records.update_account(connection, account.id, status=status)
+                note(connection, actor, action, name, now, before=account.status)
+
+        return await self._change(name, work)
+
+    async def _change(self, name: str, change: Callable[[sa.Connection, Account, datetime], None]) -> Account:
+        """Change an account that is not deleted, and tell every process; answers it as it is then."""
+
+        def work(connection: sa.Connection) -> Account:
+            now = self._clock()
+            before = _read(_get_account(connection, name))
+            change(connection, before, now)
+            publish(connection, "account", name, now)
+            after = records.find_account(connection, name)
+            return before if after is None else _read(after)
+
+        return await self._signals.commit(work)
+
+    def _issue(
+        self, connection: sa.Connection, account: Account, actor: Actor, now: datetime, **detail: Any
+    ) -> IssuedCredential:
+        plan = _get_plan(connection, account.plan)
+        expires_at = None if plan.credential_lifetime is None else now + plan.credential_lifetime
+        issued = IssuedCredential(
+            id=str(uuid.uuid4()),
+            username=account.name,
+            secret=Secret.generate(CREDENTIAL_PREFIX),
+            created_at=now,
+            expires_at=expires_at,
+        )
+        records.insert_credential(
+            connection,
+            {
+                "id": issued.id,
+                "account_id": account.id,
+                "secret_hash": issued.secret.hash(self._keys.secrets),
+                "created_at": now,
+                "expires_at": expires_at,
+                "revoked_at": None,
+            },
+        )
+        note(connection, actor, "credential.issued", account.name, now, credential=issued.id, **detail)
+        publish(connection, "account", account.name, now)
+        return issued
+
+
+def _get_account(connection: sa.Connection, name: str) -> records.Row:
+    row = records.find_account(connection, name)
+    if row is None or row["status"] == "deleted":
+        raise AccountUnknown(f"there is no account {name[:80]!r}")
+    return row
+
+
+def _get_plan(connection: sa.Connection, name: str) -> Plan:
+    row = records.find_plan(connection, name)
+    if row is None:
+        raise PlanUnknown(f"there is no plan {name[:80]!r}; apply it first: entrepot plan apply FILE")
+    return Plan.parse(row["name"], row["document"])
+
+
+def _read(row: records.Row) -> Account:
+    return Account(
+        id=row["id"],
+        name=row["name"],
+        external_id=row["external_id"],
+        plan=row["plan"],
+        status=row["status"],
+        identity=dict(row["identity"]),
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
+        deleted_at=row["deleted_at"],
+    )

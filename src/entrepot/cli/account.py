@@ -1,0 +1,148 @@
+"""`entrepot account`: customers and their credentials."""
+
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from entrepot.cli.output import Json, actor, print_json, print_table
+from entrepot.cli.parts import CommandParts, open_parts
+
+app = typer.Typer(help="Accounts: customers and their credentials.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="The account's name, such as ft-...", metavar="NAME")]
+
+
+@app.command(epilog="Example: entrepot account create user-4711 --plan free --email ada@example.com")
+def create(
+    context: typer.Context,
+    external_id: Annotated[str, typer.Argument(help="Your own id of the customer.", metavar="EXTERNAL_ID")],
+    plan: Annotated[str, typer.Option(help="The plan that the account is on.")],
+    email: Annotated[str | None, typer.Option(help="Kept with the account.")] = None,
+    json: Json = False,
+) -> None:
+    """Create an account with its first credential; the secret is shown this once."""
+    from entrepot.web.api.login import login_lines
+    from entrepot.web.api.models import AccountBody, CreatedAccount, CredentialBody
+
+    identity = {} if email is None else {"email": email}
+    with open_parts(context) as parts:
+        account, issued = parts.run(parts.accounts.create(external_id, plan, identity, None, actor()))
+        login = None
+        if issued is not None:
+            login = login_lines(parts.settings.registry_host, issued, is_plain_http=_is_plain_http(parts))
+    if json:
+        credential = None if issued is None else CredentialBody.of(issued)
+        print_json(CreatedAccount(account=AccountBody.of(account), credential=credential, login=login))
+        return
+    if issued is None or login is None:
+        print(
+            f"{account.name} exists already, on plan {account.plan}; "
+            f"a new secret: entrepot account rotate {account.name}"
+        )
+        return
+    print(f"account   {account.name} on plan {account.plan}")
+    print(f"username  {issued.username}\nsecret    {issued.secret.reveal()}   (shown this once)")
+    for tool, line in login.items():
+        print(f"{tool:<10} {line}")
+
+
+@app.command("list", epilog="Example: entrepot account list --plan free --json")
+def list_accounts(
+    context: typer.Context,
+    plan: Annotated[str | None, typer.Option(help="Only accounts on this plan.")] = None,
+    json: Json = False,
+) -> None:
+    """Show the accounts, oldest first."""
+    from entrepot.accounts.records import AccountFilter
+    from entrepot.web.api.models import AccountBody
+
+    with open_parts(context) as parts:
+        found, last = [], 0
+        while page := parts.run(parts.accounts.list_accounts(AccountFilter(plan=plan), last, 500)):
+            found += page
+            last = page[-1].id
+    if json:
+        print_json({"accounts": [AccountBody.of(account).model_dump(mode="json") for account in found]})
+    else:
+        print_table(
+            ("ACCOUNT", "EXTERNAL ID", "PLAN", "STATUS", "CREATED"),
+            ((one.name, one.external_id, one.plan, one.status, f"{one.created_at:%Y-%m-%d %H:%M}") for one in found),
+        )
+
+
+@app.command(epilog="Example: entrepot account show ft-k3v5...")
+def show(context: typer.Context, name: Name, json: Json = False) -> None:
+    """Show an account, its credentials and what it pulled."""
+    from entrepot.web.api.models import AccountBody, CredentialStateBody, Usage
+
+    with open_parts(context) as parts:
+        account = parts.run(parts.accounts.get(name))
+        states = parts.run(parts.accounts.list_credentials(name))
+        usage = Usage.of(name, parts.run(parts.usage.usage_of(account.id)))
+    if json:
+        print_json(
+            {
+                "account": AccountBody.of(account).model_dump(mode="json"),
+                "credentials": [CredentialStateBody.of(state).model_dump(mode="json") for state in states],
+                "usage": usage.model_dump(mode="json"),
+            }
+        )
+        return
+    print(f"{account.name}  plan {account.plan}  {account.status}  external id {account.external_id}")
+    for key, value in account.identity.items():
+        print(f"  {key}: {value}")
+    print(f"pulled {usage.pulls} times, {usage.bytes_served} bytes, last {usage.last_pull_at or 'never'}")
+    print_table(
+        ("CREDENTIAL", "CREATED", "EXPIRES", "REVOKED"),
+        ((state.id, state.created_at, state.expires_at, state.revoked_at) for state in states),
+    )
+
+
+@app.command(epilog="Example: entrepot account rotate ft-k3v5... --grace-seconds 86400")
+def rotate(
+    context: typer.Context,
+    name: Name,
+    grace_seconds: Annotated[int, typer.Option(help="How long the old secret still works.", min=0)] = 0,
+    json: Json = False,
+) -> None:
+    """Issue a new secret; the old one dies after the grace."""
+    from entrepot.web.api.login import login_lines
+    from entrepot.web.api.models import CreatedCredential, CredentialBody
+
+    with open_parts(context) as parts:
+        grace = timedelta(seconds=min(grace_seconds, 10**9))
+        issued = parts.run(parts.accounts.issue_credential(name, grace, actor()))
+        login = login_lines(parts.settings.registry_host, issued, is_plain_http=_is_plain_http(parts))
+    if json:
+        print_json(CreatedCredential(credential=CredentialBody.of(issued), login=login))
+    else:
+        print(f"username  {issued.username}\nsecret    {issued.secret.reveal()}   (shown this once)")
+
+
+@app.command(epilog="Example: entrepot account suspend ft-k3v5...")
+def suspend(context: typer.Context, name: Name) -> None:
+    """Stop an account's pulls now, keeping its credentials."""
+    with open_parts(context) as parts:
+        parts.run(parts.accounts.suspend(name, actor()))
+    print(f"{name} is suspended")
+
+
+@app.command(epilog="Example: entrepot account resume ft-k3v5...")
+def resume(context: typer.Context, name: Name) -> None:
+    """Let a suspended account go on with the credentials it had."""
+    with open_parts(context) as parts:
+        parts.run(parts.accounts.resume(name, actor()))
+    print(f"{name} is active")
+
+
+@app.command(epilog="Example: entrepot account delete ft-k3v5...")
+def delete(context: typer.Context, name: Name) -> None:
+    """Erase who an account was, and revoke its credentials now; its counts stay."""
+    with open_parts(context) as parts:
+        parts.run(parts.accounts.delete(name, actor()))
+    print(f"{name} is deleted")
+
+
+def _is_plain_http(parts: CommandParts) -> bool:
+    return parts.settings.effective_public_url.startswith("http:")

@@ -1,0 +1,178 @@
+"""`entrepot serve`, `entrepot worker` and `entrepot migrate`."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from entrepot.cli.parts import Options
+from entrepot.errors import SettingsInvalid
+
+if TYPE_CHECKING:
+    from entrepot.bootstrap import Parts
+    from entrepot.settings import Settings
+
+# How long a stopping server lets requests under way go on.
+_STOP_SECONDS = 30
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command(epilog="Example: entrepot serve --port 8080 --data ./entrepot-data")(serve)
+    app.command(epilog="Example: entrepot --data ./entrepot-data worker")(worker)
+    app.command(epilog="Example: entrepot --data ./entrepot-data migrate")(migrate)
+
+
+def serve(
+    context: typer.Context,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="8080")] = None,
+    workers: Annotated[int | None, typer.Option(help="Server processes, one per core.", show_default="1")] = None,
+    data: Options.Data = None,
+    jobs: Annotated[bool | None, typer.Option("--jobs/--no-jobs", help="Run queued replications, too.")] = None,
+) -> None:
+    """Run the registry, the token service and the platform API until Ctrl-C."""
+    options: Options = context.obj
+    settings = options.load(host=host, port=port, workers=workers, data=data, jobs=jobs)
+    from entrepot.bootstrap import configure_logging, opened_parts
+
+    configure_logging(settings)
+    _verify_port(settings)
+    with opened_parts(settings) as parts:
+        _greet(parts)
+        stop_jobs = _start_jobs(parts) if settings.jobs else None
+        try:
+            run_server(settings)
+        finally:
+            if stop_jobs is not None:
+                stop_jobs()
+
+
+def run_server(settings: "Settings") -> None:
+    """Serve until SIGINT or SIGTERM; requests under way may end."""
+    from granian import Granian
+    from granian.constants import Interfaces, Loops
+    from granian.http import HTTP1Settings
+
+    metrics = tempfile.mkdtemp(prefix="entrepot-metrics-")
+    # Server processes are new interpreters: they read their settings from the environment.
+    os.environ |= {
+        "PROMETHEUS_MULTIPROC_DIR": metrics,
+        "ENTREPOT_DATA": str(settings.data.absolute()),
+        "ENTREPOT_HOST": settings.host,
+        "ENTREPOT_PORT": str(settings.port),
+        "ENTREPOT_PUBLIC_URL": settings.effective_public_url,
+    }
+    try:
+        Granian(
+            "entrepot.bootstrap:create_app",
+            address=settings.host,
+            port=settings.port,
+            interface=Interfaces.ASGI,
+            loop=Loops.uvloop,
+            workers=settings.workers,
+            factory=True,
+            websockets=False,
+            http1_settings=HTTP1Settings(header_read_timeout=15_000),
+            respawn_failed_workers=True,
+            respawn_interval=0.2,
+            workers_kill_timeout=_STOP_SECONDS,
+            log_enabled=False,
+        ).serve()
+    finally:
+        shutil.rmtree(metrics, ignore_errors=True)
+
+
+def worker(context: typer.Context) -> None:
+    """Run queued replications until Ctrl-C, beside a server that was started with --no-jobs."""
+    options: Options = context.obj
+    settings = options.load()
+    from entrepot.bootstrap import configure_logging, opened_parts
+
+    configure_logging(settings)
+    with opened_parts(settings) as parts:
+        asyncio.run(_work_until_signal(parts))
+
+
+def migrate(context: typer.Context) -> None:
+    """Bring the database to this version; `serve` does it by itself for SQLite."""
+    options: Options = context.obj
+    settings = options.load()
+    from entrepot.bootstrap import configure_logging, prepare_folder
+    from entrepot.storage.database import Database
+
+    configure_logging(settings)
+    prepare_folder(settings.data)
+    database = Database(settings.effective_database_url)
+    database.migrate()
+    database.close()
+    print(f"{settings.effective_database_url} has this version's schema")
+
+
+async def _work_until_signal(parts: "Parts") -> None:
+    from entrepot.replication.worker import work
+
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    print("waiting for queued replications; Ctrl-C stops")
+    await work(parts.replications, stop)
+
+
+def _start_jobs(parts: "Parts") -> Callable[[], None]:
+    """Run queued replications on a thread of the supervising process, which has nothing else to do."""
+    from entrepot.replication.worker import work
+
+    stop = asyncio.Event()
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(work(parts.replications, stop)), name="jobs")
+    thread.start()
+
+    def stop_jobs() -> None:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(_STOP_SECONDS)
+
+    return stop_jobs
+
+
+def _verify_port(settings: "Settings") -> None:
+    """Raises SettingsInvalid when the address cannot be listened on, before anything is started."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise SettingsInvalid(
+                f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another with --port"
+            ) from error
+
+
+def _greet(parts: "Parts") -> None:
+    """Where everything is, and what to do next."""
+    settings = parts.settings
+    url = settings.effective_public_url
+    data = f" --data {settings.data}" if str(settings.data) != "entrepot-data" else ""
+    lines = [
+        f"entrepot serves {url} from {settings.data.absolute()}",
+        f"  registry   {settings.registry_host}     (docker login {settings.registry_host})",
+        f"  API docs   {url}/api/docs",
+        f"  health     {url}/readyz     metrics {url}/metrics",
+    ]
+    if not asyncio.run(parts.plans.list_plans()):
+        lines += [
+            "Nothing is here yet. Next, in another terminal:",
+            f"  entrepot{data} plan apply plans.yaml               what a tier may pull",
+            f"  entrepot{data} replicate apply replication.yaml    what to copy from where",
+            f"  entrepot{data} api-key create platform --scope accounts:write --plan free",
+        ]
+    if settings.host not in {"127.0.0.1", "::1", "localhost"} and not settings.public_url:
+        lines.append("WARNING: set ENTREPOT_PUBLIC_URL to the address that clients use, or they will not find /token")
+    print("\n".join(lines), flush=True)

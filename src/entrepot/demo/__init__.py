@@ -1,0 +1,1 @@
+"""What `entrepot demo` tells its story with: content, a publisher and a customer."""

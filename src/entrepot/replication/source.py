@@ -1,0 +1,41 @@
+"""What replication needs of a source, whatever kind it is."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from entrepot.oci.digest import Digest
+from entrepot.oci.manifest import Descriptor, Manifest
+from entrepot.oci.reference import Reference, RepositoryName, Tag
+
+
+class Source(Protocol):
+    """Content that can be listed and read.
+
+    Every method raises SourceError, of the class that says whose fault it is and whether trying again can help; the
+    tries that make sense at once are made in here.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the rule file calls it."""
+
+    def list_repositories(self) -> AsyncIterator[RepositoryName]:
+        """Every repository that the source shows us."""
+
+    def list_tags(self, repository: RepositoryName) -> AsyncIterator[Tag]:
+        """Every tag of a repository. Raises SourceMissing when there is no such repository."""
+
+    async def get_digest(self, repository: RepositoryName, tag: Tag) -> Digest:
+        """What `tag` names now, as cheaply as the source can say it. Raises SourceMissing."""
+
+    async def get_manifest(self, repository: RepositoryName, reference: Reference) -> Manifest:
+        """A manifest; named by digest it has that digest. Raises SourceMissing or SourceLied."""
+
+    def open_blob(
+        self, repository: RepositoryName, blob: Descriptor
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """The pieces of a blob: never more bytes than its descriptor says, and fewer only with an error.
+
+        Whether they have the blob's digest is for the reader to check.
+        """

@@ -1,0 +1,239 @@
+"""Every setting, grouped and documented; docs/reference/settings.md is generated from here.
+
+Sources, the first that speaks wins: command line, environment (`ENTREPOT_*`, nested with `__`), file (`--config`,
+TOML), default. A secret may come from a file: `ENTREPOT_X_FILE` names it. An unknown name is an error, in the
+environment as in the file, because a misspelt setting that is silently ignored is a hole.
+"""
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from entrepot.errors import SettingsInvalid
+
+PREFIX = "ENTREPOT_"
+# Names for the program itself rather than for what it serves.
+CONFIG_VARIABLE = "ENTREPOT_CONFIG"
+
+MIN_SECRET_KEY_CHARACTERS = 32
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    AUTO = "auto"
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class LogLevel(StrEnum):
+    """The least severe lines that are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Limits(_Group):
+    """What one request may ask of the server."""
+
+    blob_bytes: int = Field(default=64 * 1024**3, ge=1, description="The largest blob that may be pushed, in bytes.")
+    stall_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="How long a client may send nothing in the middle of a body before it is given up.",
+    )
+
+
+class Log(_Group):
+    """Log lines on standard error."""
+
+    format: LogFormat = Field(
+        default=LogFormat.AUTO, description="`json`, `console`, or `auto`: console on a terminal."
+    )
+    level: LogLevel = Field(default=LogLevel.INFO, description="The least severe lines that are written.")
+
+
+class Replication(_Group):
+    """How content is copied from sources."""
+
+    concurrency: int = Field(default=4, ge=1, le=64, description="Blobs that one run copies at the same time.")
+
+
+class Settings(BaseSettings):
+    """All settings of one process."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    data: Path = Field(default=Path("entrepot-data"), description="The folder that holds everything by default.")
+    host: str = Field(default="127.0.0.1", description="The address to listen on.")
+    port: int = Field(default=8080, ge=1, le=65535, description="The port to listen on.")
+    workers: int = Field(default=1, ge=1, le=256, description="Server processes; one per core is a good number.")
+    jobs: bool = Field(default=True, description="Whether `serve` also runs queued replications.")
+    public_url: str = Field(
+        default="", description="The address by which clients reach this server. Default: `http://HOST:PORT`."
+    )
+    database_url: str = Field(default="", description="Default: `sqlite:///DATA/entrepot.db`.")
+    storage_url: str = Field(default="", description="Where blobs are kept. Default: `file://DATA/blobs`.")
+    secret_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="From it come account names, stored secrets and token signatures, so every process must have the "
+        "same one and losing it voids every credential. Default: made once, in `DATA/secret.key`.",
+    )
+    limits: Limits = Limits()
+    log: Log = Log()
+    replication: Replication = Replication()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - a stray .env file must not reconfigure a server
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line, environment, secret files, configuration file."""
+        sources: list[PydanticBaseSettingsSource] = [init_settings, env_settings, _SecretFiles(settings_cls)]
+        if path := os.environ.get(CONFIG_VARIABLE):
+            with Path(path).open("rb"):  # the library would pass over a file that is not there
+                sources.append(TomlConfigSettingsSource(settings_cls, Path(path)))
+        return tuple(sources)
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_origin(cls, value: str) -> str:
+        """Clients derive the registry's name from it, so it must be an origin and nothing more."""
+        if value:
+            parts = urlsplit(value)
+            if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/") or parts.query:
+                raise ValueError("use http(s)://HOST[:PORT], without a path")
+        return value.rstrip("/")
+
+    @field_validator("secret_key")
+    @classmethod
+    def _is_long(cls, value: SecretStr) -> SecretStr:
+        if 0 < len(value.get_secret_value()) < MIN_SECRET_KEY_CHARACTERS:
+            raise ValueError(f"use at least {MIN_SECRET_KEY_CHARACTERS} random characters: openssl rand -hex 32")
+        return value
+
+    @property
+    def effective_public_url(self) -> str:
+        """The address by which clients reach this server."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.public_url or f"http://{host}:{self.port}"
+
+    @property
+    def registry_host(self) -> str:
+        """What stands before the first slash of an image's name."""
+        return urlsplit(self.effective_public_url).netloc
+
+    @property
+    def effective_database_url(self) -> str:
+        """Where the database is."""
+        return self.database_url or f"sqlite:///{self.data.absolute() / 'entrepot.db'}"
+
+    @property
+    def effective_storage_url(self) -> str:
+        """Where blobs are."""
+        return self.storage_url or f"file://{self.data.absolute() / 'blobs'}"
+
+
+def setting_fields(model: type[BaseModel] = Settings, prefix: str = PREFIX) -> Iterator[tuple[str, Any]]:
+    """(environment name, field) of every setting, for the reader below and for the reference."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from setting_fields(field.annotation, f"{prefix}{name.upper()}__")
+        else:
+            yield prefix + name.upper(), field
+
+
+def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
+    """The settings of this process; `overrides` are the command line's, None where it is silent.
+
+    `config` is remembered in the environment, so that processes started from here read the same file. Raises
+    SettingsInvalid.
+    """
+    if config is not None:
+        os.environ[CONFIG_VARIABLE] = str(config.absolute())
+    _verify_names(os.environ)
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        raise SettingsInvalid(_explain(error)) from error
+    except SettingsError as error:
+        raise SettingsInvalid(str(error)) from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsInvalid(f"configuration file {os.environ.get(CONFIG_VARIABLE)}: {error}") from error
+
+
+def _secret_files() -> dict[str, str]:
+    """The variable that names a file, for each secret."""
+    return {f"{name}_FILE": name for name, field in setting_fields() if field.annotation is SecretStr}
+
+
+def _verify_names(environment: Mapping[str, str]) -> None:
+    known = {name for name, _ in setting_fields()} | _secret_files().keys() | {CONFIG_VARIABLE}
+    for name in sorted(environment):
+        if name.upper().startswith(PREFIX) and name not in known:
+            raise SettingsInvalid(f"{name} is not a setting; see docs/reference/settings.md")
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """Reads `ENTREPOT_X_FILE` for every secret X of the first level."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        """Unused: `__call__` answers for all fields at once."""
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """The secrets that files hold."""
+        found: dict[str, Any] = {}
+        for variable, target in _secret_files().items():
+            path = os.environ.get(variable)
+            if path is None:
+                continue
+            if target in os.environ:
+                raise SettingsInvalid(f"{variable} and {target} are both set; keep one")
+            try:
+                found[target.removeprefix(PREFIX).lower()] = Path(path).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise SettingsInvalid(f"{variable}: {error}") from error
+        return found
+
+
+def _explain(error: ValidationError) -> str:
+    """One line per wrong setting, without its value, which may be a secret."""
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False, include_context=False):
+        name = PREFIX + "__".join(str(part) for part in problem["loc"]).upper()
+        what = (
+            "is not a setting" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
+        )
+        lines.append(f"{name}: {what}")
+    return "; ".join(lines)

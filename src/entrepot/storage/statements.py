@@ -1,0 +1,49 @@
+"""Insert statements that say what happens when the row is there already, for every database we support."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+Rows = Sequence[dict[str, Any]]
+
+
+def insert_missing(connection: sa.Connection, table: sa.Table, rows: Rows) -> int:
+    """Insert the rows whose keys are not there yet; answers how many were new."""
+    if not rows:
+        return 0
+    result = connection.execute(_insert(connection, table).on_conflict_do_nothing(), rows)
+    return max(result.rowcount, 0)
+
+
+def upsert(connection: sa.Connection, table: sa.Table, row: dict[str, Any]) -> None:
+    """Insert `row`, or give the row with its primary key these values."""
+    key = _key(table)
+    values = {name: value for name, value in row.items() if name not in key}
+    connection.execute(_insert(connection, table).values(row).on_conflict_do_update(index_elements=key, set_=values))
+
+
+def add_up(
+    connection: sa.Connection, table: sa.Table, rows: Rows, sums: Sequence[str], *, first: str, last: str
+) -> None:
+    """Insert the rows, or add their `sums` to the rows that are there.
+
+    Of instants, the earliest `first` and the latest `last` stay; None says nothing.
+    """
+    if not rows:
+        return
+    statement = _insert(connection, table)
+    new = statement.excluded
+    values: dict[str, Any] = {name: table.c[name] + new[name] for name in sums}
+    values[first] = sa.func.coalesce(table.c[first], new[first])
+    values[last] = sa.func.coalesce(new[last], table.c[last])
+    connection.execute(statement.on_conflict_do_update(index_elements=_key(table), set_=values), rows)
+
+
+def _key(table: sa.Table) -> list[str]:
+    return [column.name for column in table.primary_key]
+
+
+def _insert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)

@@ -1,0 +1,127 @@
+"""Accounts, their credentials and their usage."""
+
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Response
+
+from entrepot.accounts.records import AccountFilter
+from entrepot.accounts.service import IssuedCredential
+from entrepot.web.api import models
+from entrepot.web.api.cursors import read_cursor, write_cursor
+from entrepot.web.api.guard import Caller, ReadsAccounts, ReadsUsage, WritesAccounts
+from entrepot.web.api.login import login_lines
+
+router = APIRouter(tags=["accounts"])
+
+
+@router.post(
+    "/accounts", status_code=201, response_model_exclude_none=True, responses={200: {"model": models.CreatedAccount}}
+)
+async def create_account(
+    body: models.AccountRequest, caller: WritesAccounts, response: Response
+) -> models.CreatedAccount:
+    """Create the account of a sign-up, with its first credential; 200 and no credential when it exists already."""
+    caller.key.verify_plan(body.plan)
+    account, issued = await caller.services.accounts.create(
+        body.external_id, body.plan, body.identity, body.expires_at, caller.actor
+    )
+    if issued is None:
+        # It may be on a plan that this key must not see.
+        account = await caller.get_account(account.name)
+        response.status_code = 200
+        return models.CreatedAccount(account=models.AccountBody.of(account))
+    return models.CreatedAccount(
+        account=models.AccountBody.of(account),
+        credential=models.CredentialBody.of(issued),
+        login=_login(caller, issued),
+    )
+
+
+@router.get("/accounts")
+async def list_accounts(
+    caller: ReadsAccounts,
+    external_id: str | None = None,
+    plan: str | None = None,
+    status: Literal["active", "suspended", "deleted"] | None = None,
+    cursor: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+) -> models.Accounts:
+    """Accounts that fit, oldest first; deleted ones only when asked for."""
+    wanted = AccountFilter(external_id, plan, status, caller.key.plans)
+    found = await caller.services.accounts.list_accounts(wanted, read_cursor(cursor) or 0, limit + 1)
+    page = found[:limit]
+    return models.Accounts(
+        accounts=[models.AccountBody.of(account) for account in page],
+        next_cursor=write_cursor(page[-1].id) if len(found) > limit else None,
+    )
+
+
+@router.get("/accounts/{name}")
+async def get_account(name: str, caller: ReadsAccounts) -> models.AccountBody:
+    """One account."""
+    return models.AccountBody.of(await caller.get_account(name))
+
+
+@router.patch("/accounts/{name}")
+async def change_account(name: str, body: models.AccountChange, caller: WritesAccounts) -> models.AccountBody:
+    """Suspend or resume an account, or put it on another plan; it holds for tokens already issued, too."""
+    account = await caller.get_account(name)
+    accounts = caller.services.accounts
+    if body.plan is not None:
+        caller.key.verify_plan(body.plan)
+        account = await accounts.change_plan(name, body.plan, caller.actor)
+    if body.status == "suspended":
+        account = await accounts.suspend(name, caller.actor)
+    elif body.status == "active":
+        account = await accounts.resume(name, caller.actor)
+    return models.AccountBody.of(account)
+
+
+@router.delete("/accounts/{name}", status_code=204)
+async def delete_account(name: str, caller: WritesAccounts) -> None:
+    """Erase who the account was and revoke its credentials; its counts stay."""
+    await caller.get_account(name)
+    await caller.services.accounts.delete(name, caller.actor)
+
+
+@router.post("/accounts/{name}/credentials", status_code=201)
+async def issue_credential(
+    name: str, caller: WritesAccounts, body: models.CredentialRequest | None = None
+) -> models.CreatedCredential:
+    """Issue a new credential; those that the account has die after the grace."""
+    await caller.get_account(name)
+    grace = timedelta(seconds=_bounded(body.grace_seconds if body else 0))
+    issued = await caller.services.accounts.issue_credential(name, grace, caller.actor)
+    return models.CreatedCredential(credential=models.CredentialBody.of(issued), login=_login(caller, issued))
+
+
+@router.get("/accounts/{name}/credentials")
+async def list_credentials(name: str, caller: ReadsAccounts) -> models.Credentials:
+    """The newest credentials of an account, without their secrets."""
+    await caller.get_account(name)
+    states = await caller.services.accounts.list_credentials(name)
+    return models.Credentials(credentials=[models.CredentialStateBody.of(state) for state in states])
+
+
+@router.delete("/accounts/{name}/credentials/{credential_id}", status_code=204)
+async def revoke_credential(name: str, credential_id: str, caller: WritesAccounts) -> None:
+    """Revoke a credential, and with it every token that was issued for it, now."""
+    await caller.get_account(name)
+    await caller.services.accounts.revoke_credential(name, credential_id, caller.actor)
+
+
+@router.get("/accounts/{name}/usage")
+async def get_usage(name: str, caller: ReadsUsage) -> models.Usage:
+    """What an account pulled."""
+    account = await caller.get_account(name)
+    return models.Usage.of(account.name, await caller.services.usage.usage_of(account.id))
+
+
+def _login(caller: Caller, issued: IssuedCredential) -> dict[str, str]:
+    return login_lines(caller.services.registry_host, issued, is_plain_http=caller.services.is_plain_http)
+
+
+def _bounded(seconds: int) -> int:
+    """What a timedelta can hold; the service refuses the rest with its reason."""
+    return max(min(seconds, 10**9), -1)

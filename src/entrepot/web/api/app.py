@@ -1,0 +1,76 @@
+"""The platform API: FastAPI with an OpenAPI document at /api/docs, every refusal a problem document."""
+
+import re
+import uuid
+from collections.abc import Awaitable, Callable
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from entrepot import __version__
+from entrepot.errors import EntrepotError, RequestInvalid, TooLarge
+from entrepot.web.api import accounts, administration
+from entrepot.web.api.errors import answer_error, answer_http_error, answer_invalid_body
+from entrepot.web.api.services import Services
+from entrepot.web.asgi import Message, Receive, Scope, Send
+
+MAX_BODY_BYTES = 64 * 1024
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def create_api(services: Services) -> FastAPI:
+    """The application for paths that begin with `/api/`."""
+    api = FastAPI(
+        title="Entrepot platform API",
+        version=__version__,
+        description="Issues pull credentials to sign-ups, takes them back, and tells who pulled. "
+        "Send an API key: `Authorization: Bearer entk_...`.",
+        docs_url="/api/docs",
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+    )
+    api.state.services = services
+    api.include_router(accounts.router, prefix="/api/v1")
+    api.include_router(administration.router, prefix="/api/v1")
+    api.add_exception_handler(EntrepotError, answer_error)
+    api.add_exception_handler(RequestValidationError, answer_invalid_body)
+    api.add_exception_handler(HTTPException, answer_http_error)
+    api.add_middleware(_BodyLimit)
+
+    @api.middleware("http")
+    async def identify(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Give the request an id, the client's own if it is well formed, for the answer and the audit log."""
+        given = request.headers.get("x-request-id", "")
+        request.state.request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        response = await call_next(request)
+        route = request.scope.get("route")
+        request.scope["entrepot.route"] = getattr(route, "path", "api")
+        response.headers["X-Request-Id"] = request.state.request_id
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    return api
+
+
+class _BodyLimit:
+    """Stops reading a body at the limit, whatever its Content-Length says."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        received = 0
+
+        async def receive_limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > MAX_BODY_BYTES:
+                raise TooLarge(f"the body has more than {MAX_BODY_BYTES} bytes, which is the limit")
+            if message["type"] == "http.disconnect" and scope["type"] == "http" and not scope.get("entrepot.status"):
+                raise RequestInvalid("the client went away before its body was complete")
+            return message
+
+        await self._app(scope, receive_limited if scope["type"] == "http" else receive, send)

@@ -1,0 +1,85 @@
+"""From errors to problems: the one table of this face.
+
+Source: RFC 9457 (Problem Details for HTTP APIs).
+"""
+
+import structlog
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from entrepot import errors
+from entrepot.errors import EntrepotError
+from entrepot.web.errors import find_answer
+
+# (HTTP status, title), looked up over the error's MRO.
+ANSWERS: dict[type[EntrepotError], tuple[int, str]] = {
+    errors.EntrepotError: (500, "Internal error"),
+    errors.Invalid: (400, "Invalid request"),
+    errors.PlanInvalid: (422, "Invalid plan"),
+    errors.IdentityInvalid: (422, "Invalid account"),
+    errors.Unsupported: (405, "Not supported"),
+    errors.TooLarge: (413, "Too large"),
+    errors.NotFound: (404, "Not found"),
+    # What the path does not name, but the body does.
+    errors.PlanUnknown: (422, "Unknown plan"),
+    errors.Conflict: (409, "Conflict"),
+    errors.Unauthenticated: (401, "Unauthenticated"),
+    errors.Denied: (403, "Not allowed"),
+    errors.Unavailable: (503, "Unavailable"),
+    errors.StorageFull: (507, "Storage full"),
+    errors.ClientGone: (400, "Incomplete request"),
+}
+
+log = structlog.get_logger(__name__)
+
+
+def problem(
+    request: Request, status: int, title: str, detail: str, *, errors: list[dict[str, str]] | None = None
+) -> JSONResponse:
+    """A problem document."""
+    document: dict[str, object] = {
+        "type": "about:blank",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "instance": request.url.path,
+    }
+    if errors is not None:
+        document["errors"] = errors
+    headers = {}
+    if status == 401:  # noqa: PLR2004 - RFC 9110, 15.5.2
+        headers["WWW-Authenticate"] = 'Bearer realm="entrepot"'
+    if status == 503:  # noqa: PLR2004
+        headers["Retry-After"] = "5"
+    return JSONResponse(document, status, headers, media_type="application/problem+json")
+
+
+def answer_error(request: Request, error: Exception) -> JSONResponse:
+    """The problem that one of our errors is."""
+    if not isinstance(error, EntrepotError):
+        raise error
+    status, title = find_answer(ANSWERS, error)
+    if status >= 500:  # noqa: PLR2004
+        log.error("api_failed", path=request.url.path, error=str(error), exc_info=error)
+    return problem(request, status, title, str(error))
+
+
+def answer_invalid_body(request: Request, error: Exception) -> JSONResponse:
+    """The problem of a body or parameter that does not fit, every wrong field named."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    wrong = [
+        {"field": ".".join(str(part) for part in entry["loc"]), "problem": str(entry["msg"])}
+        for entry in error.errors()
+    ]
+    detail = "; ".join(f"{entry['field']}: {entry['problem']}" for entry in wrong)
+    return problem(request, 422, "Invalid request", detail, errors=wrong)
+
+
+def answer_http_error(request: Request, error: Exception) -> JSONResponse:
+    """The problem of a path or method that is not there."""
+    if not isinstance(error, HTTPException):
+        raise error
+    return problem(request, error.status_code, "Not possible", f"{error.detail}; see /api/docs")

@@ -1,0 +1,244 @@
+"""Bodies of the platform API; together with the routes they make the OpenAPI document."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from entrepot.accounts.api_keys import ApiKey
+from entrepot.accounts.audit import AuditRow
+from entrepot.accounts.service import Account, CredentialState, IssuedCredential
+from entrepot.accounts.usage import RepositoryUsage
+
+
+class _Body(BaseModel):
+    """A request body: unknown fields are refused and named."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class AccountRequest(_Body):
+    """Who signed up, and for what."""
+
+    external_id: str = Field(description="The platform's own id of the customer.", examples=["user-4711"])
+    plan: str = Field(examples=["free"])
+    identity: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What is known of the customer, at most 4 KiB of JSON.",
+        examples=[{"email": "ada@example.com", "company": "Analytical Engines"}],
+    )
+    expires_at: AwareDatetime | None = Field(None, description="When the account ends by itself.")
+
+
+class AccountChange(_Body):
+    """What to change of an account; what is left out stays."""
+
+    status: Literal["active", "suspended"] | None = None
+    plan: str | None = None
+
+
+class CredentialRequest(_Body):
+    """How long the credentials that the account has stay alive beside the new one."""
+
+    grace_seconds: int = Field(0, description="0: they die now. At most 30 days.")
+
+
+class PlanRequest(_Body):
+    """A plan as in plans.yaml."""
+
+    grants: list[dict[str, Any]]
+    credential_lifetime: str | None = None
+
+
+class ApiKeyRequest(_Body):
+    """A new API key."""
+
+    name: str = Field(examples=["platform"])
+    scopes: list[str] = Field(examples=[["accounts:write"]])
+    plans: list[str] | None = Field(None, description="Limits the key to accounts on these plans.")
+
+
+class AccountBody(BaseModel):
+    """One customer."""
+
+    name: str
+    external_id: str | None
+    plan: str
+    status: str
+    identity: dict[str, Any]
+    created_at: datetime
+    expires_at: datetime | None
+
+    @classmethod
+    def of(cls, account: Account) -> "AccountBody":
+        """The body for an account."""
+        return cls.model_validate(account, from_attributes=True)
+
+
+class CredentialBody(BaseModel):
+    """A credential with its secret, which is shown this once."""
+
+    id: str
+    username: str
+    secret: str
+    created_at: datetime
+    expires_at: datetime | None
+
+    @classmethod
+    def of(cls, issued: IssuedCredential) -> "CredentialBody":
+        """The body for a credential just issued."""
+        return cls(
+            id=issued.id,
+            username=issued.username,
+            secret=issued.secret.reveal(),
+            created_at=issued.created_at,
+            expires_at=issued.expires_at,
+        )
+
+
+class CredentialStateBody(BaseModel):
+    """A credential without its secret."""
+
+    id: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+    @classmethod
+    def of(cls, state: CredentialState) -> "CredentialStateBody":
+        """The body for a credential."""
+        return cls.model_validate(state, from_attributes=True)
+
+
+class CreatedAccount(BaseModel):
+    """An account, and what its holder needs to begin; only `account` when it existed already."""
+
+    account: AccountBody
+    credential: CredentialBody | None = None
+    login: dict[str, str] | None = None
+
+
+class CreatedCredential(BaseModel):
+    """A new credential, and what its holder needs to use it."""
+
+    credential: CredentialBody
+    login: dict[str, str]
+
+
+class Accounts(BaseModel):
+    """A page of accounts; `next_cursor` gets the next one."""
+
+    accounts: list[AccountBody]
+    next_cursor: str | None
+
+
+class Credentials(BaseModel):
+    """The newest credentials of an account."""
+
+    credentials: list[CredentialStateBody]
+
+
+class RepositoryUsageBody(BaseModel):
+    """What an account took from one repository."""
+
+    repository: str
+    pulls: int
+    bytes_served: int
+    first_pull_at: datetime | None
+    last_pull_at: datetime | None
+
+
+class Usage(BaseModel):
+    """What an account took; as of about a second ago."""
+
+    account: str
+    pulls: int
+    bytes_served: int
+    first_pull_at: datetime | None
+    last_pull_at: datetime | None
+    repositories: list[RepositoryUsageBody]
+
+    @classmethod
+    def of(cls, account: str, parts: list[RepositoryUsage]) -> "Usage":
+        """The body for an account's counts."""
+        first = [part.first_pull_at for part in parts if part.first_pull_at is not None]
+        last = [part.last_pull_at for part in parts if part.last_pull_at is not None]
+        return cls(
+            account=account,
+            pulls=sum(part.pulls for part in parts),
+            bytes_served=sum(part.bytes_served for part in parts),
+            first_pull_at=min(first, default=None),
+            last_pull_at=max(last, default=None),
+            repositories=[RepositoryUsageBody.model_validate(part, from_attributes=True) for part in parts],
+        )
+
+
+class PlanBody(BaseModel):
+    """A plan."""
+
+    name: str
+    grants: list[dict[str, Any]]
+    credential_lifetime: str | None = None
+
+
+class PlanList(BaseModel):
+    """Every plan."""
+
+    plans: list[PlanBody]
+
+
+class ApiKeyBody(BaseModel):
+    """An API key without its secret."""
+
+    name: str
+    scopes: list[str]
+    plans: list[str] | None
+    created_at: datetime
+    revoked_at: datetime | None
+
+    @classmethod
+    def of(cls, key: ApiKey) -> "ApiKeyBody":
+        """The body for an API key."""
+        return cls(
+            name=key.name,
+            scopes=sorted(key.scopes),
+            plans=None if key.plans is None else sorted(key.plans),
+            created_at=key.created_at,
+            revoked_at=key.revoked_at,
+        )
+
+
+class CreatedApiKey(BaseModel):
+    """A new API key; its secret is shown this once."""
+
+    api_key: ApiKeyBody
+    secret: str
+
+
+class ApiKeyList(BaseModel):
+    """Every API key."""
+
+    api_keys: list[ApiKeyBody]
+
+
+class AuditRowBody(BaseModel):
+    """One change."""
+
+    at: datetime
+    actor: str
+    action: str
+    target: str
+    detail: dict[str, Any]
+    request_id: str | None
+
+    @classmethod
+    def of(cls, row: AuditRow) -> "AuditRowBody":
+        """The body for an audit row."""
+        return cls.model_validate(row, from_attributes=True)
+
+
+class AuditPage(BaseModel):
+    """A page of the audit log, newest first."""
+
+    audit: list[AuditRowBody]
+    next_cursor: str | None

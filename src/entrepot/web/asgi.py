@@ -1,0 +1,102 @@
+"""What the plain ASGI faces share: reading requests within limits, and sending answers.
+
+Source: ASGI 3.0, HTTP connection scope, with the `http.response.pathsend` extension.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from entrepot.errors import BlobTooLarge, ClientGone, RequestInvalid
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+# Longer than any client's query: two scopes, a mount, a page.
+MAX_QUERY_BYTES = 8192
+
+
+class Request:
+    """One HTTP request, its headers and query read only when asked for."""
+
+    __slots__ = ("_receive", "_stall_seconds", "method", "path", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive, *, stall_seconds: float) -> None:
+        self.scope = scope
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self._receive = receive
+        self._stall_seconds = stall_seconds
+
+    def header(self, name: bytes) -> str:
+        """The first header of this lower-case name, empty when there is none."""
+        for key, value in self.scope["headers"]:
+            if key == name:
+                text: str = value.decode("latin-1")
+                return text
+        return ""
+
+    def query(self) -> list[tuple[str, str]]:
+        """The query's pairs, decoded. Raises RequestInvalid when it is too long or not UTF-8."""
+        raw: bytes = self.scope["query_string"]
+        if len(raw) > MAX_QUERY_BYTES:
+            raise RequestInvalid(f"the query has {len(raw)} bytes; at most {MAX_QUERY_BYTES} are read")
+        try:
+            return parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=100)
+        except ValueError as error:
+            raise RequestInvalid("the query cannot be read; percent-encode it as UTF-8") from error
+
+    def parameter(self, name: str) -> str | None:
+        """The first query parameter of this name."""
+        return next((value for key, value in self.query() if key == name), None)
+
+    @property
+    def has_body(self) -> bool:
+        """Whether the client announced a body."""
+        return bool(self.header(b"transfer-encoding")) or self.header(b"content-length") not in {"", "0"}
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it arrives. Raises ClientGone when the client breaks off, or sends nothing for too long."""
+        is_more = self.has_body
+        while is_more:
+            try:
+                message = await asyncio.wait_for(self._receive(), self._stall_seconds)
+            except TimeoutError:
+                raise ClientGone(f"nothing came for {self._stall_seconds:.0f} seconds; nothing was kept") from None
+            if message["type"] == "http.disconnect":
+                raise ClientGone("the client went away before its body was complete; nothing was kept")
+            yield message.get("body", b"")
+            is_more = message.get("more_body", False)
+
+    async def body(self, limit: int, error: type[Exception] = BlobTooLarge) -> bytes:
+        """The whole body; raises `error` beyond `limit` bytes, unread where the client announced its length."""
+        announced = self.header(b"content-length")
+        if announced.isdigit() and int(announced) > limit:
+            raise error(f"a body of {announced} bytes was announced; at most {limit} are accepted")
+        collected = bytearray()
+        async for piece in self.pieces():
+            collected += piece
+            if len(collected) > limit:
+                raise error(f"the body has more than {limit} bytes, which is the limit")
+        return bytes(collected)
+
+
+async def send_bytes(send: Send, status: int, headers: Headers, body: bytes, *, is_head: bool = False) -> None:
+    """Answer with `body`, whose length is announced even when a HEAD leaves it out."""
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if is_head else body})
+
+
+async def send_json(
+    send: Send, status: int, document: object, headers: Iterable[tuple[bytes, bytes]] = (), *, is_head: bool = False
+) -> None:
+    """Answer with a JSON document."""
+    body = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    await send_bytes(send, status, [(b"content-type", b"application/json"), *headers], body, is_head=is_head)

@@ -1,0 +1,162 @@
+"""The ASGI application of `/v2/`: find the route, know the sender, decide, answer; refuse in one place."""
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from entrepot.access.decisions import verify_allowed
+from entrepot.access.scopes import Action
+from entrepot.accounts.authentication import Authenticator, Principal
+from entrepot.accounts.usage import UsageCounter
+from entrepot.errors import (
+    EntrepotError,
+    ScopeInsufficient,
+    TokenInvalid,
+    Unauthenticated,
+    Unavailable,
+    Unsupported,
+    UploadOffsetWrong,
+)
+from entrepot.oci.reference import RepositoryName
+from entrepot.registry.service import Registry
+from entrepot.registry.uploads import Uploads
+from entrepot.web.asgi import Headers, Receive, Request, Scope, Send, send_json
+from entrepot.web.basic import read_basic
+from entrepot.web.errors import error_document, find_answer
+from entrepot.web.oci.errors import ANSWERS
+from entrepot.web.oci.exchange import API_VERSION, Exchange
+from entrepot.web.oci.pull import Pull
+from entrepot.web.oci.push import Push
+from entrepot.web.oci.routes import Route, find_route
+
+Method = Callable[[Exchange], Awaitable[None]]
+
+_RETRY_AFTER_SECONDS = 5
+
+log = structlog.get_logger(__name__)
+
+_NOWHERE = RepositoryName("none")
+
+
+class OciFace:
+    """`/v2/*`. `realm` is the address of the token service, `service` the name that tokens are made out to."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        uploads: Uploads,
+        authenticator: Authenticator,
+        usage: UsageCounter,
+        *,
+        realm: str,
+        service: str,
+        stall_seconds: float,
+    ) -> None:
+        self._authenticator = authenticator
+        self._challenge = f'Bearer realm="{realm}",service="{service}"'
+        self._stall_seconds = stall_seconds
+        pull, push = Pull(registry, usage), Push(registry, uploads)
+        self._catalog = pull.catalog
+        self._methods: dict[tuple[str, str], tuple[Action, Method]] = {
+            ("manifest", "GET"): (Action.PULL, pull.manifest),
+            ("manifest", "HEAD"): (Action.PULL, pull.manifest),
+            ("manifest", "PUT"): (Action.PUSH, push.put_manifest),
+            ("manifest", "DELETE"): (Action.DELETE, push.delete_manifest),
+            ("blob", "GET"): (Action.PULL, pull.blob),
+            ("blob", "HEAD"): (Action.PULL, pull.blob),
+            ("tags", "GET"): (Action.PULL, pull.tags),
+            ("tags", "HEAD"): (Action.PULL, pull.tags),
+            ("uploads", "POST"): (Action.PUSH, push.begin_upload),
+            ("upload", "GET"): (Action.PUSH, push.upload_status),
+            ("upload", "PATCH"): (Action.PUSH, push.append_chunk),
+            ("upload", "PUT"): (Action.PUSH, push.finish_upload),
+            ("upload", "DELETE"): (Action.PUSH, push.cancel_upload),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        request = Request(scope, receive, stall_seconds=self._stall_seconds)
+        try:
+            await self._answer(request, send)
+        except EntrepotError as error:
+            if scope.get("entrepot.status"):  # an answer has begun, and can only be broken off
+                raise
+            await self._refuse(request, send, error)
+
+    async def _answer(self, request: Request, send: Send) -> None:
+        raw_path = request.scope["raw_path"].decode("latin-1")
+        if raw_path in {"/v2/", "/v2"}:
+            request.scope["entrepot.route"] = "ping"
+            await self._authenticate(request)
+            _verify_reading(request)
+            await send_json(send, 200, {}, [API_VERSION], is_head=request.method == "HEAD")
+            return
+        if raw_path == "/v2/_catalog":
+            request.scope["entrepot.route"] = "catalog"
+            request.scope["entrepot.challenge"] = "registry:catalog:*"
+            principal = await self._authenticate(request)
+            _verify_reading(request)
+            await self._catalog(Exchange(request, send, principal, _NOWHERE, ""))
+            return
+        route = find_route(raw_path)
+        request.scope["entrepot.route"] = route.kind
+        action, method = self._find_method(request, route)
+        principal = await self._authenticate(request)
+        verify_allowed(principal.plan, principal.scopes, route.name, action)
+        await method(Exchange(request, send, principal, route.name, route.item))
+
+    def _find_method(self, request: Request, route: Route) -> tuple[Action, Method]:
+        found = self._methods.get((route.kind, request.method))
+        if found is None:
+            raise Unsupported(f"{request.method} is not possible here")
+        actions = "pull" if found[0] is Action.PULL else f"pull,{found[0]}"
+        request.scope["entrepot.challenge"] = f"repository:{route.name}:{actions}"
+        return found
+
+    async def _authenticate(self, request: Request) -> Principal:
+        """Who asks. Raises Unauthenticated's kinds. Source: RFC 6750 (Bearer), RFC 7617 (Basic)."""
+        scheme, _, value = request.header(b"authorization").partition(" ")
+        match scheme.lower():
+            case "bearer":
+                return self._authenticator.find_by_token(value) or await self._authenticator.authenticate_token(value)
+            case "basic":
+                return await self._authenticator.authenticate_basic(*read_basic(value))
+            case "":
+                raise Unauthenticated("authentication required: log in with the username and secret of your credential")
+            case _:
+                raise Unauthenticated("this kind of authorization is not known here; use Bearer or Basic")
+
+    async def _refuse(self, request: Request, send: Send, error: EntrepotError) -> None:
+        status, code = find_answer(ANSWERS, error)
+        headers: Headers = [API_VERSION]
+        if status == 401:  # noqa: PLR2004 - RFC 9110, 15.5.2
+            headers.append((b"www-authenticate", self._challenge_for(request, error).encode("latin-1", "replace")))
+        if isinstance(error, UploadOffsetWrong):
+            headers += [
+                (b"location", request.scope["raw_path"]),
+                (b"range", b"0-%d" % max(error.expected - 1, 0)),
+            ]
+        if isinstance(error, Unavailable):
+            headers.append((b"retry-after", b"%d" % _RETRY_AFTER_SECONDS))
+        if request.has_body:
+            # What is left of the body is not read, so the connection cannot serve another request.
+            headers.append((b"connection", b"close"))
+        if status >= 500:  # noqa: PLR2004
+            log.error("request_failed", path=request.path, method=request.method, error=str(error), exc_info=error)
+        await send_json(send, status, error_document(code, str(error)), headers, is_head=request.method == "HEAD")
+
+    def _challenge_for(self, request: Request, error: EntrepotError) -> str:
+        """Where to get a token, and for what. Source: docker token spec; RFC 6750, section 3."""
+        challenge = self._challenge
+        if scope := request.scope.get("entrepot.challenge"):
+            challenge += f',scope="{scope}"'
+        if isinstance(error, TokenInvalid):
+            challenge += ',error="invalid_token"'
+        if isinstance(error, ScopeInsufficient):
+            challenge += ',error="insufficient_scope"'
+        return challenge
+
+
+def _verify_reading(request: Request) -> None:
+    if request.method not in {"GET", "HEAD"}:
+        raise Unsupported(f"{request.method} is not possible here")

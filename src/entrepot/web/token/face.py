@@ -1,0 +1,112 @@
+"""The ASGI application of `/token`: a credential in, a token of five minutes out.
+
+Source: docker token spec ("Token Authentication Specification") for GET with Basic; its OAuth2 variant ("Docker
+Registry v2 authentication using OAuth2") for POST. Clients differ: docker sends no scope when it logs in, crane repeats
+`scope`, containerd and helm send several separated by spaces. A scope that the plan does not grant is left out of the
+token, as the spec asks; what it would have been for is then refused by the registry, with the reason.
+"""
+
+from datetime import UTC, datetime
+from urllib.parse import parse_qsl
+
+import structlog
+
+from entrepot.access.decisions import grant_scopes
+from entrepot.access.scopes import parse_scopes
+from entrepot.access.secrets import Secret
+from entrepot.accounts.authentication import Authenticator
+from entrepot.accounts.tokens import LIFETIME, Tokens
+from entrepot.errors import EntrepotError, RequestInvalid, Unauthenticated, Unsupported
+from entrepot.web.asgi import Headers, Receive, Request, Scope, Send, send_json
+from entrepot.web.basic import read_basic
+from entrepot.web.errors import error_document, find_answer
+from entrepot.web.token.errors import ANSWERS
+
+_MAX_FORM_BYTES = 16 * 1024
+_NO_STORE = (b"cache-control", b"no-store")
+
+log = structlog.get_logger(__name__)
+
+
+class TokenFace:
+    """`/token`, for the one registry that is named `service`."""
+
+    def __init__(self, authenticator: Authenticator, tokens: Tokens, *, service: str, stall_seconds: float) -> None:
+        self._authenticator = authenticator
+        self._tokens = tokens
+        self._service = service
+        self._stall_seconds = stall_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        scope["entrepot.route"] = "token"
+        request = Request(scope, receive, stall_seconds=self._stall_seconds)
+        try:
+            await self._answer(request, send)
+        except EntrepotError as error:
+            await _refuse(request, send, error)
+
+    async def _answer(self, request: Request, send: Send) -> None:
+        if request.path != "/token" or request.method not in {"GET", "POST"}:
+            raise Unsupported("tokens are issued on GET and POST of /token")
+        if request.method == "GET":
+            fields = request.query()
+            username, secret = _read_authorization(request)
+        else:
+            fields = await _read_form(request)
+            username, secret = _read_password_grant(dict(fields))
+        self._verify_service([value for key, value in fields if key == "service"])
+        wanted = parse_scopes(value for key, value in fields if key == "scope")
+        principal = await self._authenticator.authenticate_basic(username, secret)
+        token = self._tokens.issue(principal.account, principal.credential_id, grant_scopes(principal.plan, wanted))
+        document = {
+            "token": token,
+            "access_token": token,
+            "expires_in": int(LIFETIME.total_seconds()),
+            "issued_at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        }
+        await send_json(send, 200, document, [_NO_STORE])
+
+    def _verify_service(self, named: list[str]) -> None:
+        """A client that names another service was sent here by mistake, and would get a token of no use."""
+        for service in named:
+            if service != self._service:
+                raise RequestInvalid(f"this server issues tokens for {self._service!r}, not for {service[:80]!r}")
+
+
+def _read_authorization(request: Request) -> tuple[str, Secret]:
+    scheme, _, value = request.header(b"authorization").partition(" ")
+    if scheme.lower() != "basic":
+        raise Unauthenticated("authentication required: log in with the username and secret of your credential")
+    return read_basic(value)
+
+
+def _read_password_grant(fields: dict[str, str]) -> tuple[str, Secret]:
+    grant = fields.get("grant_type", "")
+    if grant != "password":
+        raise RequestInvalid(f"grant_type {grant[:40]!r} is not supported; use password, or GET with Basic")
+    if "username" not in fields or "password" not in fields:
+        raise Unauthenticated("authentication required: send the username and secret of your credential")
+    return fields["username"], Secret(fields["password"])
+
+
+async def _read_form(request: Request) -> list[tuple[str, str]]:
+    body = await request.body(_MAX_FORM_BYTES)
+    try:
+        return parse_qsl(body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=100)
+    except ValueError as error:
+        raise RequestInvalid("the body is not a form (application/x-www-form-urlencoded)") from error
+
+
+async def _refuse(request: Request, send: Send, error: EntrepotError) -> None:
+    status, code = find_answer(ANSWERS, error)
+    headers: Headers = [_NO_STORE]
+    if status == 401:  # noqa: PLR2004 - RFC 9110, 15.5.2
+        headers.append((b"www-authenticate", b'Basic realm="entrepot", charset="UTF-8"'))
+    if status == 503:  # noqa: PLR2004
+        headers.append((b"retry-after", b"5"))
+    if request.has_body:
+        headers.append((b"connection", b"close"))
+    if status >= 500:  # noqa: PLR2004
+        log.error("token_failed", error=str(error), exc_info=error)
+    await send_json(send, status, error_document(code, str(error)), headers, is_head=request.method == "HEAD")
