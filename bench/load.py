@@ -8,6 +8,8 @@ from bench.servers import Server, find_program
 
 # Without it the CNCF distribution 2.8 tries to turn a manifest into schema 1.
 _ACCEPT = "application/vnd.oci.image.manifest.v1+json"
+# Without it the CNCF distribution 2.8 tries to turn a manifest into schema 1.
+_ACCEPT = "application/vnd.oci.image.manifest.v1+json"
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 _SIZES = {"B": 1, "KB": 1024, "MB": 1024**2, "GB": 1024**3}
 
@@ -39,6 +41,8 @@ def run_wrk(server: Server, path: str, *, connections: int, seconds: int, author
         "30s",
         "-H",
         f"Authorization: {authorization or server.authorization or 'none'}",
+        "-H",
+        f"Accept: {_ACCEPT}",
     ]
     before = server.cpu_seconds()
     output = subprocess.run([*command, server.url + path], capture_output=True, text=True, check=True).stdout

@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+
 from entrepot.access.keys import Keys
 from entrepot.accounts.api_keys import ApiKeys
 from entrepot.accounts.audit import AuditLog
@@ -113,7 +116,7 @@ def close_parts(parts: Parts) -> None:
 
 def create_app() -> Front:
     """The ASGI application of one server process, from the settings in its environment."""
-    _die_with_parent()
+    die_with_parent()
     settings = load_settings()
     configure_logging(settings)
     return build_app(build_parts(settings))
@@ -146,7 +149,9 @@ def build_app(parts: Parts) -> Front:
         registry_host=settings.registry_host,
         is_plain_http=settings.effective_public_url.startswith("http:"),
     )
-    ops: App = OpsFace({"database": lambda: verify_database(parts), "storage": parts.blobs.verify_writable})
+    ops: App = OpsFace(
+        _collect_metrics, {"database": lambda: verify_database(parts), "storage": parts.blobs.verify_writable}
+    )
     faces: list[tuple[str, App]] = [
         ("/v2", oci),
         (TOKEN_PATH, token),
@@ -164,6 +169,15 @@ def build_app(parts: Parts) -> Front:
         close_parts(parts)
 
     return Front(faces, starting=starting, stopping=stopping)
+
+
+def _collect_metrics() -> CollectorRegistry:
+    """The metrics of every server process where there are several, of this one else."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return REGISTRY
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return registry
 
 
 async def verify_database(parts: Parts) -> None:
@@ -208,7 +222,7 @@ def read_secret_key(settings: Settings) -> bytes:
     return path.read_text(encoding="ascii").strip().encode()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux to end this process with its supervisor: one killed with -9 must not leave its port taken.
 
     Source: prctl(2), PR_SET_PDEATHSIG.

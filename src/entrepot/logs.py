@@ -23,7 +23,8 @@ def configure_logs(*, is_json: bool | None, level: str) -> None:
     if is_json:
         last += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        last.append(structlog.dev.ConsoleRenderer())
+        # The library's own tracebacks show local variables, and one of them might be a secret.
+        last.append(structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -3,20 +3,23 @@
 import getpass
 import json
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from entrepot.accounts.audit import Actor
+if TYPE_CHECKING:
+    from entrepot.accounts.audit import Actor
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
-def actor() -> Actor:
+def actor() -> "Actor":
     """Who the audit log says made a change on this machine."""
+    from entrepot.accounts.audit import Actor
+
     try:
         return Actor(f"cli:{getpass.getuser()}")
     except (KeyError, OSError):  # a user id without a name, as in containers

@@ -1,13 +1,12 @@
 """`entrepot serve`, `entrepot worker` and `entrepot migrate`."""
 
 import asyncio
+import multiprocessing
+import multiprocessing.process
 import os
-import shutil
 import signal
 import socket
 import tempfile
-import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -41,53 +40,51 @@ def serve(
     """Run the registry, the token service and the platform API until Ctrl-C."""
     options: Options = context.obj
     settings = options.load(host=host, port=port, workers=workers, data=data, jobs=jobs)
-    from entrepot.bootstrap import configure_logging, opened_parts
+    with tempfile.TemporaryDirectory(prefix="entrepot-metrics-", ignore_cleanup_errors=True) as metrics:
+        # Server processes read their settings from the environment, and prometheus_client reads it when imported.
+        os.environ |= {
+            "PROMETHEUS_MULTIPROC_DIR": metrics,
+            "ENTREPOT_DATA": str(settings.data.absolute()),
+            "ENTREPOT_HOST": settings.host,
+            "ENTREPOT_PORT": str(settings.port),
+        }
+        from entrepot.bootstrap import configure_logging, opened_parts
 
-    configure_logging(settings)
-    _verify_port(settings)
-    with opened_parts(settings) as parts:
-        _greet(parts)
-        stop_jobs = _start_jobs(parts) if settings.jobs else None
+        configure_logging(settings)
+        _verify_port(settings)
+        # Closed again before the server processes are forked from this one, which must have no thread by then.
+        with opened_parts(settings) as parts:
+            _greet(parts)
+        jobs_process = _start_jobs(settings) if settings.jobs else None
         try:
-            run_server(settings)
+            _run_server(settings)
         finally:
-            if stop_jobs is not None:
-                stop_jobs()
+            if jobs_process is not None:
+                jobs_process.terminate()
+                jobs_process.join(_STOP_SECONDS)
 
 
-def run_server(settings: "Settings") -> None:
+def _run_server(settings: "Settings") -> None:
     """Serve until SIGINT or SIGTERM; requests under way may end."""
     from granian import Granian
     from granian.constants import Interfaces, Loops
     from granian.http import HTTP1Settings
 
-    metrics = tempfile.mkdtemp(prefix="entrepot-metrics-")
-    # Server processes are new interpreters: they read their settings from the environment.
-    os.environ |= {
-        "PROMETHEUS_MULTIPROC_DIR": metrics,
-        "ENTREPOT_DATA": str(settings.data.absolute()),
-        "ENTREPOT_HOST": settings.host,
-        "ENTREPOT_PORT": str(settings.port),
-        "ENTREPOT_PUBLIC_URL": settings.effective_public_url,
-    }
-    try:
-        Granian(
-            "entrepot.bootstrap:create_app",
-            address=settings.host,
-            port=settings.port,
-            interface=Interfaces.ASGI,
-            loop=Loops.uvloop,
-            workers=settings.workers,
-            factory=True,
-            websockets=False,
-            http1_settings=HTTP1Settings(header_read_timeout=15_000),
-            respawn_failed_workers=True,
-            respawn_interval=0.2,
-            workers_kill_timeout=_STOP_SECONDS,
-            log_enabled=False,
-        ).serve()
-    finally:
-        shutil.rmtree(metrics, ignore_errors=True)
+    Granian(
+        "entrepot.bootstrap:create_app",
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.ASGI,
+        loop=Loops.uvloop,
+        workers=settings.workers,
+        factory=True,
+        websockets=False,
+        http1_settings=HTTP1Settings(header_read_timeout=15_000),
+        respawn_failed_workers=True,
+        respawn_interval=0.2,
+        workers_kill_timeout=_STOP_SECONDS,
+        log_enabled=False,
+    ).serve()
 
 
 def worker(context: typer.Context) -> None:
@@ -98,6 +95,7 @@ def worker(context: typer.Context) -> None:
 
     configure_logging(settings)
     with opened_parts(settings) as parts:
+        print("waiting for queued replications; Ctrl-C stops", flush=True)
         asyncio.run(_work_until_signal(parts))
 
 
@@ -122,24 +120,22 @@ async def _work_until_signal(parts: "Parts") -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    print("waiting for queued replications; Ctrl-C stops")
     await work(parts.replications, stop)
 
 
-def _start_jobs(parts: "Parts") -> Callable[[], None]:
-    """Run queued replications on a thread of the supervising process, which has nothing else to do."""
-    from entrepot.replication.worker import work
+def _start_jobs(settings: "Settings") -> multiprocessing.process.BaseProcess:
+    """Run queued replications in a process of their own, so that copying never slows an answer."""
+    process = multiprocessing.get_context("fork").Process(target=_run_jobs, args=(settings,), name="jobs")
+    process.start()
+    return process
 
-    stop = asyncio.Event()
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=lambda: loop.run_until_complete(work(parts.replications, stop)), name="jobs")
-    thread.start()
 
-    def stop_jobs() -> None:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(_STOP_SECONDS)
+def _run_jobs(settings: "Settings") -> None:
+    from entrepot.bootstrap import die_with_parent, opened_parts
 
-    return stop_jobs
+    die_with_parent()
+    with opened_parts(settings) as parts:
+        asyncio.run(_work_until_signal(parts))
 
 
 def _verify_port(settings: "Settings") -> None:

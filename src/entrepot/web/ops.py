@@ -6,7 +6,6 @@ Source: Kubernetes, "API health endpoints", for the paths; Prometheus text expos
 from collections.abc import Awaitable, Callable, Mapping
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from entrepot.errors import EntrepotError
 from entrepot.web.asgi import Receive, Scope, Send, send_bytes, send_json
@@ -15,9 +14,10 @@ Check = Callable[[], Awaitable[None]]
 
 
 class OpsFace:
-    """`checks` are named dependencies; each raises when its dependency does not serve."""
+    """`collect` gathers the metrics. `checks` are named dependencies; each raises when it does not serve."""
 
-    def __init__(self, checks: Mapping[str, Check]) -> None:
+    def __init__(self, collect: Callable[[], CollectorRegistry], checks: Mapping[str, Check]) -> None:
+        self._collect = collect
         self._checks = checks
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
@@ -27,11 +27,8 @@ class OpsFace:
         if scope["method"] not in {"GET", "HEAD"}:
             await send_json(send, 405, {"status": "only GET is possible here"}, [(b"allow", b"GET, HEAD")])
         elif scope["path"] == "/metrics":
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-            await send_bytes(
-                send, 200, [(b"content-type", CONTENT_TYPE_LATEST.encode())], generate_latest(registry), is_head=is_head
-            )
+            content = generate_latest(self._collect())
+            await send_bytes(send, 200, [(b"content-type", CONTENT_TYPE_LATEST.encode())], content, is_head=is_head)
         elif scope["path"] == "/livez":
             await send_json(send, 200, {"status": "ok"}, is_head=is_head)
         else:

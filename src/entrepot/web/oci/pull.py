@@ -101,7 +101,7 @@ class Pull:
 async def _send_blob(exchange: Exchange, blob: OpenBlob, part: ByteRange) -> None:
     """Let the server send a whole file by itself; stream what is only a part, or lies elsewhere."""
     is_whole = part.size == blob.size
-    if is_whole and blob.path is not None and "http.response.pathsend" in exchange.request.scope["extensions"]:
+    if is_whole and blob.path is not None and "http.response.pathsend" in exchange.request.scope.get("extensions", {}):
         await exchange.send({"type": "http.response.pathsend", "path": str(blob.path)})
         return
     if part.size:
