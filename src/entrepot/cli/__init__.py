@@ -5,7 +5,7 @@ import sys
 import typer
 
 from entrepot import __version__
-from entrepot.cli import account, api_key, plan, serve
+from entrepot.cli import account, api_key, demo, plan, serve
 from entrepot.cli.parts import Options
 from entrepot.errors import EntrepotError
 
@@ -22,6 +22,7 @@ app.add_typer(api_key.app, name="api-key")
 app.add_typer(plan.app, name="plan")
 app.add_typer(account.app, name="account")
 serve.register(app)
+app.command(epilog="Example: entrepot demo --once")(demo.demo)
 
 
 def _show_version(wanted: bool) -> None:
