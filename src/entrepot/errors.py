@@ -141,6 +141,10 @@ class PlanUnknown(NotFound):
     """No plan of this name."""
 
 
+class PlanMissing(PlanUnknown):
+    """What an account or API key was to be put on is no plan."""
+
+
 class ApiKeyUnknown(NotFound):
     """No API key of this name."""
 

@@ -12,7 +12,7 @@ from entrepot.access.plans import parse_name
 from entrepot.access.secrets import API_KEY_PREFIX, Secret
 from entrepot.accounts import records
 from entrepot.accounts.audit import Actor, note
-from entrepot.errors import ApiKeyDenied, ApiKeyExists, ApiKeyInvalid, ApiKeyUnknown, PlanUnknown
+from entrepot.errors import ApiKeyDenied, ApiKeyExists, ApiKeyInvalid, ApiKeyUnknown, PlanMissing
 from entrepot.storage.cache import Cache
 from entrepot.storage.clock import Clock
 from entrepot.storage.database import Database
@@ -61,14 +61,14 @@ class ApiKeys:
     async def create(
         self, name: str, scopes: frozenset[ApiScope], plans: frozenset[str] | None, actor: Actor
     ) -> tuple[ApiKey, Secret]:
-        """A new key and its secret. Raises ApiKeyExists, PlanUnknown or PlanInvalid (for its name)."""
+        """A new key and its secret. Raises ApiKeyExists, PlanMissing or PlanInvalid (for its name)."""
         key = ApiKey(str(uuid.uuid4()), parse_name(name), scopes, plans, self._clock(), None)
         secret = Secret.generate(API_KEY_PREFIX)
 
         def work(connection: sa.Connection) -> None:
             for plan in sorted(plans or ()):
                 if records.find_plan(connection, plan) is None:
-                    raise PlanUnknown(f"there is no plan {plan!r}; apply it first: entrepot plan apply FILE")
+                    raise PlanMissing(f"there is no plan {plan!r}; apply it first: entrepot plan apply FILE")
             names = sorted(scope.value for scope in scopes)
             row = {
                 "id": key.id,

@@ -25,7 +25,7 @@ from entrepot.errors import (
     AccountUnknown,
     CredentialUnknown,
     IdentityInvalid,
-    PlanUnknown,
+    PlanMissing,
     RequestInvalid,
 )
 from entrepot.storage.clock import Clock
@@ -90,7 +90,7 @@ class Accounts:
         """The account of an external id, and its first credential.
 
         When the account exists already it is answered as it is, with no credential: never a second account, never the
-        old secret. Raises PlanUnknown or IdentityInvalid.
+        old secret. Raises PlanMissing or IdentityInvalid.
         """
         external_id = parse_external_id(external_id)
         verify_identity(identity)
@@ -187,7 +187,7 @@ class Accounts:
         return await self._set_status(name, "active", "account.resumed", actor)
 
     async def change_plan(self, name: str, plan: str, actor: Actor) -> Account:
-        """Put an account on another plan, for tokens already issued, too. Raises AccountUnknown or PlanUnknown."""
+        """Put an account on another plan, for tokens already issued, too. Raises AccountUnknown or PlanMissing."""
 
         def work(connection: sa.Connection, account: Account, now: datetime) -> None:
             _get_plan(connection, plan)
@@ -279,7 +279,7 @@ def _get_account(connection: sa.Connection, name: str) -> records.Row:
 def _get_plan(connection: sa.Connection, name: str) -> Plan:
     row = records.find_plan(connection, name)
     if row is None:
-        raise PlanUnknown(f"there is no plan {name[:80]!r}; apply it first: entrepot plan apply FILE")
+        raise PlanMissing(f"there is no plan {name[:80]!r}; apply it first: entrepot plan apply FILE")
     return Plan.parse(row["name"], row["document"])
 
 

@@ -23,7 +23,7 @@ ANSWERS: dict[type[EntrepotError], tuple[int, str]] = {
     errors.TooLarge: (413, "Too large"),
     errors.NotFound: (404, "Not found"),
     # What the path does not name, but the body does.
-    errors.PlanUnknown: (422, "Unknown plan"),
+    errors.PlanMissing: (422, "Unknown plan"),
     errors.Conflict: (409, "Conflict"),
     errors.Unauthenticated: (401, "Unauthenticated"),
     errors.Denied: (403, "Not allowed"),
@@ -82,4 +82,6 @@ def answer_http_error(request: Request, error: Exception) -> JSONResponse:
     """The problem of a path or method that is not there."""
     if not isinstance(error, HTTPException):
         raise error
+    if isinstance(error.__cause__, EntrepotError):  # the framework's wrapping of what the body's limit raised
+        return answer_error(request, error.__cause__)
     return problem(request, error.status_code, "Not possible", f"{error.detail}; see /api/docs")

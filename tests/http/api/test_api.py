@@ -1,0 +1,402 @@
+"""The platform API: what a sign-up backend may do, and what it may not."""
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from entrepot.access.api_scopes import ApiScope, parse_api_scopes
+from entrepot.access.secrets import Secret
+from tests.support.served import TESTER, RegistryClient, Served
+
+ACCOUNTS = "/api/v1/accounts"
+ADA = {"external_id": "ada", "plan": "free", "identity": {"email": "ada@example.com"}}
+
+
+@dataclass
+class Api:
+    """Calls the API with one key."""
+
+    http: httpx.AsyncClient
+    secret: str
+
+    async def call(self, method: str, path: str, **options: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.secret}"} | options.pop("headers", {})
+        return await self.http.request(method, path, headers=headers, **options)
+
+
+async def key(served: Served, name: str, *scopes: str, plans: list[str] | None = None) -> Api:
+    limit = None if plans is None else frozenset(plans)
+    _, secret = await served.parts.api_keys.create(name, parse_api_scopes(scopes), limit, TESTER)
+    return Api(served.http, secret.reveal())
+
+
+@pytest.fixture
+async def admin(served: Served) -> Api:
+    return await key(served, "root", "admin")
+
+
+@pytest.fixture
+async def platform(served: Served) -> Api:
+    return await key(served, "platform", "accounts:write", plans=["free"])
+
+
+def assert_problem(answer: httpx.Response, status: int, words: str = "") -> None:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    document = answer.json()
+    assert document["status"] == status
+    assert document["title"]
+    assert document["instance"]
+    assert words in document["detail"]
+
+
+async def test_sign_up_answers_all_that_its_user_needs(served: Served, platform: Api) -> None:
+    answer = await platform.call("POST", ACCOUNTS, json=ADA)
+    assert answer.status_code == 201
+    assert answer.headers["cache-control"] == "no-store"
+    document = answer.json()
+    account, credential = document["account"], document["credential"]
+    assert account["external_id"] == "ada"
+    assert account["identity"] == ADA["identity"]
+    assert account["name"].startswith("ft-")
+    assert credential["username"] == account["name"]
+    assert Secret(credential["secret"]).is_wellformed("entp")
+    for tool in ("docker", "podman", "helm", "kubernetes"):
+        assert credential["secret"] in document["login"][tool]
+        assert credential["username"] in document["login"][tool]
+        assert "127.0.0.1:8080" in document["login"][tool]
+    answer = await served.http.get("/token", auth=(credential["username"], credential["secret"]))
+    assert answer.status_code == 200
+
+
+async def test_second_sign_up_shows_neither_a_second_account_nor_the_secret(platform: Api) -> None:
+    first = (await platform.call("POST", ACCOUNTS, json=ADA)).json()
+    answer = await platform.call("POST", ACCOUNTS, json=ADA | {"identity": {"email": "other"}})
+    assert answer.status_code == 200
+    assert answer.json() == {"account": {**first["account"]}} | {}
+    assert first["credential"]["secret"] not in answer.text
+
+
+async def test_two_sign_ups_at_once_make_one_account(platform: Api) -> None:
+    answers = await asyncio.gather(*(platform.call("POST", ACCOUNTS, json=ADA) for _ in range(10)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 9 + [201]
+    assert len({answer.json()["account"]["name"] for answer in answers}) == 1
+    assert len((await platform.call("GET", ACCOUNTS)).json()["accounts"]) == 1
+
+
+@dataclass(frozen=True)
+class Case:
+    id: str
+    body: Any
+    status: int
+    words: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+BAD_SIGN_UPS = [
+    Case("unknown plan", ADA | {"plan": "gold"}, 422, "no plan 'gold'"),
+    Case("unknown field", ADA | {"emial": "x"}, 422, "emial"),
+    Case("no external id", {"plan": "free"}, 422, "external_id"),
+    Case("empty external id", ADA | {"external_id": ""}, 422, "external_id"),
+    Case("long external id", ADA | {"external_id": "x" * 10_000}, 422, "external_id"),
+    Case("control character in the external id", ADA | {"external_id": "a\nb"}, 422, "external_id"),
+    Case("space around the external id", ADA | {"external_id": " a"}, 422, "external_id"),
+    Case("external id is a number", ADA | {"external_id": 7}, 422, "external_id"),
+    Case("identity is a list", ADA | {"identity": []}, 422, "identity"),
+    Case("identity too large", ADA | {"identity": {"x": "y" * 5000}}, 422, "identity has"),
+    Case("identity too deep", ADA | {"identity": {"a": {"b": {"c": {"d": {"e": 1}}}}}}, 422, "nested"),
+    Case("control character in the identity", ADA | {"identity": {"a": "\x1b[31m"}}, 422, "control"),
+    Case("end in the past", ADA | {"expires_at": "2020-01-01T00:00:00Z"}, 422, "past"),
+    Case("end without a time zone", ADA | {"expires_at": "2099-01-01T00:00:00"}, 422, "timezone"),
+    Case("body is a list", [ADA], 422),
+]
+
+
+@pytest.mark.parametrize("case", BAD_SIGN_UPS, ids=lambda case: case.id)
+async def test_bad_sign_up_is_refused_and_leaves_nothing(admin: Api, case: Case) -> None:
+    assert_problem(await admin.call("POST", ACCOUNTS, json=case.body), case.status, case.words)
+    assert (await admin.call("GET", ACCOUNTS)).json()["accounts"] == []
+
+
+async def test_body_that_is_no_json_or_too_large_is_refused(admin: Api) -> None:
+    json = {"Content-Type": "application/json"}
+    assert_problem(await admin.call("POST", ACCOUNTS, content=b"{", headers=json), 422)
+    assert_problem(await admin.call("POST", ACCOUNTS, content=b" " * 70_000, headers=json), 413, "65536")
+
+
+class TestKeys:
+    async def test_platform_key_can_do_nothing_else(self, platform: Api) -> None:
+        for method, path in (
+            ("GET", "/api/v1/plans"),
+            ("PUT", "/api/v1/plans/free"),
+            ("GET", "/api/v1/api-keys"),
+            ("POST", "/api/v1/api-keys"),
+            ("DELETE", "/api/v1/api-keys/platform"),
+            ("GET", "/api/v1/audit"),
+            ("GET", f"{ACCOUNTS}/x/usage"),
+        ):
+            assert_problem(await platform.call(method, path, json={}), 403, "platform")
+
+    async def test_key_of_one_plan_sees_and_touches_no_other(self, platform: Api, admin: Api) -> None:
+        assert_problem(await platform.call("POST", ACCOUNTS, json=ADA | {"plan": "publisher"}), 403, "publisher")
+        other = (await admin.call("POST", ACCOUNTS, json=ADA | {"plan": "publisher"})).json()
+        path = f"{ACCOUNTS}/{other['account']['name']}"
+        unknown = await platform.call("GET", f"{ACCOUNTS}/{other['account']['name'][:-1]}x")
+        for method, suffix in (
+            ("GET", ""),
+            ("PATCH", ""),
+            ("DELETE", ""),
+            ("GET", "/credentials"),
+            ("POST", "/credentials"),
+            ("DELETE", f"/credentials/{other['credential']['id']}"),
+        ):
+            answer = await platform.call(method, path + suffix, json={})
+            assert_problem(answer, 404, "there is no account")
+            assert answer.json()["title"] == unknown.json()["title"]
+        # The same external id on the key's own plan does not show the other account either.
+        assert_problem(await platform.call("POST", ACCOUNTS, json=ADA), 404)
+        assert (await platform.call("GET", ACCOUNTS)).json()["accounts"] == []
+
+    @pytest.mark.parametrize(
+        "authorization",
+        ["", "Bearer", "Bearer x", "Basic eDp5", f"Bearer {Secret.generate('entk').reveal()}", "Bearer " + "x" * 9000],
+    )
+    async def test_without_a_key_there_is_nothing(self, served: Served, authorization: str) -> None:
+        headers = {"Authorization": authorization} if authorization else {}
+        answer = await served.http.get(ACCOUNTS, headers=headers)
+        assert_problem(answer, 401)
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+
+    async def test_pull_credential_is_no_key(self, served: Served, customer: RegistryClient) -> None:
+        headers = {"Authorization": f"Bearer {customer.credential.secret.reveal()}"}
+        assert_problem(await served.http.get(ACCOUNTS, headers=headers), 401)
+
+    async def test_revoked_key_is_refused_at_once(self, admin: Api, platform: Api) -> None:
+        assert (await platform.call("GET", ACCOUNTS)).status_code == 200
+        assert (await admin.call("DELETE", "/api/v1/api-keys/platform")).status_code == 204
+        assert_problem(await platform.call("GET", ACCOUNTS), 401, "revoked")
+        assert_problem(await admin.call("DELETE", "/api/v1/api-keys/none"), 404)
+
+    async def test_made_over_the_api_works_and_is_never_shown_again(self, served: Served, admin: Api) -> None:
+        body = {"name": "reader", "scopes": ["accounts:read"], "plans": ["free"]}
+        answer = await admin.call("POST", "/api/v1/api-keys", json=body)
+        assert answer.status_code == 201
+        reader = Api(served.http, answer.json()["secret"])
+        assert (await reader.call("GET", ACCOUNTS)).status_code == 200
+        assert_problem(await reader.call("POST", ACCOUNTS, json=ADA), 403)
+        assert reader.secret not in (await admin.call("GET", "/api/v1/api-keys")).text
+        assert_problem(await admin.call("POST", "/api/v1/api-keys", json=body), 409)
+        for wrong in ({"scopes": ["all"]}, {"scopes": []}, {"plans": ["gold"]}, {"name": "A B"}):
+            assert (
+                await admin.call("POST", "/api/v1/api-keys", json=body | {"name": "new"} | wrong)
+            ).status_code >= 400
+
+
+class TestAccounts:
+    @pytest.fixture
+    async def ada(self, platform: Api) -> dict[str, Any]:
+        document: dict[str, Any] = (await platform.call("POST", ACCOUNTS, json=ADA)).json()
+        return document
+
+    async def test_pages_are_followed_by_cursor(self, platform: Api) -> None:
+        for number in range(5):
+            await platform.call("POST", ACCOUNTS, json=ADA | {"external_id": f"user-{number}"})
+        found, cursor = [], ""
+        while True:
+            page = (await platform.call("GET", f"{ACCOUNTS}?limit=2{cursor}")).json()
+            found += [account["external_id"] for account in page["accounts"]]
+            if page["next_cursor"] is None:
+                break
+            cursor = f"&cursor={page['next_cursor']}"
+        assert found == [f"user-{number}" for number in range(5)]
+
+    @pytest.mark.parametrize("cursor", ["x", "YWZ0ZXI6eA", "!!!", "a" * 500, "YWZ0ZXI6LTE", "%00"])
+    async def test_tampered_cursor_is_refused(self, platform: Api, cursor: str) -> None:
+        assert_problem(await platform.call("GET", f"{ACCOUNTS}?cursor={cursor}"), 400, "cursor")
+
+    async def test_filters(self, admin: Api, ada: dict[str, Any]) -> None:
+        await admin.call("POST", ACCOUNTS, json={"external_id": "pub", "plan": "publisher"})
+
+        async def names(query: str) -> list[str]:
+            return [one["external_id"] for one in (await admin.call("GET", f"{ACCOUNTS}?{query}")).json()["accounts"]]
+
+        assert await names("") == ["ada", "pub"]
+        assert await names("plan=publisher") == ["pub"]
+        assert await names("external_id=ada") == ["ada"]
+        assert await names("external_id=' OR 1=1 --") == []
+        assert await names("status=suspended") == []
+
+    async def test_rotation_keeps_the_old_secret_for_its_grace(
+        self, served: Served, platform: Api, ada: dict[str, Any]
+    ) -> None:
+        name, old = ada["account"]["name"], ada["credential"]["secret"]
+
+        async def works(secret: str) -> bool:
+            return (await served.http.get("/token", auth=(name, secret))).status_code == 200
+
+        path = f"{ACCOUNTS}/{name}/credentials"
+        second = (await platform.call("POST", path, json={"grace_seconds": 3600})).json()["credential"]["secret"]
+        assert await works(old)
+        assert await works(second)
+        third = (await platform.call("POST", path, json={"grace_seconds": 3600})).json()["credential"]["secret"]
+        assert [await works(secret) for secret in (old, second, third)] == [False, True, True]
+        fourth = (await platform.call("POST", path)).json()["credential"]["secret"]
+        assert [await works(secret) for secret in (second, third, fourth)] == [False, False, True]
+        listed = (await platform.call("GET", path)).json()["credentials"]
+        assert len(listed) == 4
+        assert not any("secret" in credential for credential in listed)
+
+    @pytest.mark.parametrize("grace", [-1, 10**12, "soon", 1.5, 86400 * 31])
+    async def test_absurd_grace_is_refused(self, platform: Api, ada: dict[str, Any], grace: object) -> None:
+        answer = await platform.call(
+            "POST", f"{ACCOUNTS}/{ada['account']['name']}/credentials", json={"grace_seconds": grace}
+        )
+        assert answer.status_code in {400, 422}
+
+    async def test_revoked_credential_stops_and_stays_listed(
+        self, served: Served, platform: Api, ada: dict[str, Any]
+    ) -> None:
+        name, credential = ada["account"]["name"], ada["credential"]
+        path = f"{ACCOUNTS}/{name}/credentials"
+        assert (await platform.call("DELETE", f"{path}/{credential['id']}")).status_code == 204
+        assert (await platform.call("DELETE", f"{path}/{credential['id']}")).status_code == 204
+        assert (await served.http.get("/token", auth=(name, credential["secret"]))).status_code == 401
+        assert (await platform.call("GET", path)).json()["credentials"][0]["revoked_at"] is not None
+        assert_problem(await platform.call("DELETE", f"{path}/nonsense"), 404)
+
+    async def test_suspend_resume_and_change_of_plan(self, admin: Api, platform: Api, ada: dict[str, Any]) -> None:
+        path = f"{ACCOUNTS}/{ada['account']['name']}"
+        assert (await platform.call("PATCH", path, json={"status": "suspended"})).json()["status"] == "suspended"
+        assert_problem(await platform.call("POST", f"{path}/credentials"), 409, "suspended")
+        assert (await platform.call("PATCH", path, json={"status": "active"})).json()["status"] == "active"
+        assert_problem(await platform.call("PATCH", path, json={"status": "deleted"}), 422)
+        assert_problem(await platform.call("PATCH", path, json={"plan": "publisher"}), 403)
+        assert_problem(await admin.call("PATCH", path, json={"plan": "gold"}), 422)
+        assert (await admin.call("PATCH", path, json={"plan": "publisher"})).json()["plan"] == "publisher"
+
+    async def test_deleted_account_is_erased_and_its_counts_stay(
+        self, admin: Api, platform: Api, ada: dict[str, Any]
+    ) -> None:
+        path = f"{ACCOUNTS}/{ada['account']['name']}"
+        assert (await platform.call("DELETE", path)).status_code == 204
+        assert_problem(await platform.call("GET", path), 404)
+        assert_problem(await platform.call("DELETE", path), 404)
+        assert (await platform.call("GET", ACCOUNTS)).json()["accounts"] == []
+        gone = (await admin.call("GET", f"{ACCOUNTS}?status=deleted")).json()["accounts"][0]
+        assert (gone["external_id"], gone["identity"]) == (None, {})
+        again = await platform.call("POST", ACCOUNTS, json=ADA)
+        assert again.status_code == 201
+        assert again.json()["account"]["name"] == ada["account"]["name"]
+
+    async def test_usage(self, served: Served, admin: Api, ada: dict[str, Any], publisher: RegistryClient) -> None:
+        image = await publisher.push_image("smm/api", "v1")
+        name = ada["account"]["name"]
+        await served.http.get("/v2/smm/api/manifests/v1", auth=(name, ada["credential"]["secret"]))
+        served.parts.usage.flush()
+        usage = (await admin.call("GET", f"{ACCOUNTS}/{name}/usage")).json()
+        assert (usage["pulls"], usage["bytes_served"]) == (1, len(image.manifest))
+        assert usage["repositories"][0]["repository"] == "smm/api"
+        assert datetime.now(UTC) - datetime.fromisoformat(usage["last_pull_at"]) < timedelta(minutes=1)
+
+    async def test_expired_account_is_refused(self, served: Served, platform: Api) -> None:
+        soon = datetime.now(UTC) + timedelta(milliseconds=300)
+        answer = await platform.call("POST", ACCOUNTS, json=ADA | {"expires_at": soon.isoformat()})
+        auth = (answer.json()["account"]["name"], answer.json()["credential"]["secret"])
+        assert (await served.http.get("/token", auth=auth)).status_code == 200
+        await asyncio.sleep(0.35)
+        answer = await served.http.get("/token", auth=auth)
+        assert answer.status_code == 401
+        assert "expired" in answer.text
+
+
+class TestPlans:
+    async def test_put_get_list_delete(self, admin: Api) -> None:
+        plan = {"grants": [{"repositories": ["a/*"], "actions": ["pull"]}], "credential_lifetime": "90d"}
+        answer = await admin.call("PUT", "/api/v1/plans/trial", json=plan)
+        assert answer.status_code == 200
+        expected = {"name": "trial", "grants": plan["grants"], "credential_lifetime": "7776000s"}
+        assert (await admin.call("GET", "/api/v1/plans/trial")).json() == expected
+        assert expected in (await admin.call("GET", "/api/v1/plans")).json()["plans"]
+        created = await admin.call("POST", ACCOUNTS, json=ADA | {"plan": "trial"})
+        lifetime = datetime.fromisoformat(created.json()["credential"]["expires_at"]) - datetime.now(UTC)
+        assert timedelta(days=89) < lifetime <= timedelta(days=90)
+        assert_problem(await admin.call("DELETE", "/api/v1/plans/trial"), 409, "1 accounts")
+        assert (await admin.call("DELETE", "/api/v1/plans/publisher")).status_code == 204
+
+    @pytest.mark.parametrize(
+        "plan",
+        [
+            {"grants": []},
+            {"grants": [{"repositories": ["a"], "actions": ["fly"]}]},
+            {"grants": [{"repositories": ["a b"], "actions": ["pull"]}]},
+            {"grants": [{"repositories": ["a"], "actions": ["pull"], "tags": {"include": ["*"]}}]},
+            {"grants": [{"repositories": ["a"], "actions": ["pull"]}], "limits": {}},
+        ],
+    )
+    async def test_bad_plan_is_refused(self, admin: Api, plan: dict[str, Any]) -> None:
+        assert_problem(await admin.call("PUT", "/api/v1/plans/trial", json=plan), 422)
+        assert_problem(await admin.call("GET", "/api/v1/plans/trial"), 404)
+
+
+class TestAudit:
+    async def test_every_change_leaves_a_row_without_secret_or_identity(self, admin: Api, platform: Api) -> None:
+        created = (await platform.call("POST", ACCOUNTS, json=ADA, headers={"X-Request-Id": "sign-up-1"})).json()
+        name = created["account"]["name"]
+        await platform.call("POST", f"{ACCOUNTS}/{name}/credentials")
+        await platform.call("PATCH", f"{ACCOUNTS}/{name}", json={"status": "suspended"})
+        await platform.call("PATCH", f"{ACCOUNTS}/{name}", json={"status": "active"})
+        await platform.call("DELETE", f"{ACCOUNTS}/{name}/credentials/{created['credential']['id']}")
+        await platform.call("DELETE", f"{ACCOUNTS}/{name}")
+        answer = await admin.call("GET", f"/api/v1/audit?target={name}")
+        rows = answer.json()["audit"]
+        assert [row["action"] for row in reversed(rows)] == [
+            "account.created",
+            "credential.issued",
+            "credential.issued",
+            "account.suspended",
+            "account.resumed",
+            "credential.revoked",
+            "account.deleted",
+        ]
+        assert {row["actor"] for row in rows} == {"api-key:platform"}
+        assert rows[-1]["request_id"] == "sign-up-1"
+        assert "entp_" not in answer.text
+        assert "ada@example.com" not in answer.text
+
+    async def test_reading_and_refusals_leave_none(self, admin: Api, platform: Api) -> None:
+        before = (await admin.call("GET", "/api/v1/audit")).json()["audit"]
+        await platform.call("GET", ACCOUNTS)
+        await platform.call("POST", ACCOUNTS, json=ADA | {"plan": "publisher"})
+        assert (await admin.call("GET", "/api/v1/audit")).json()["audit"] == before
+
+
+async def test_request_id_is_echoed_only_when_well_formed(admin: Api) -> None:
+    answer = await admin.call("GET", ACCOUNTS, headers={"X-Request-Id": "abc-1"})
+    assert answer.headers["x-request-id"] == "abc-1"
+    answer = await admin.call("GET", ACCOUNTS, headers={"X-Request-Id": "a b\tc"})
+    assert answer.headers["x-request-id"] != "a b\tc"
+
+
+async def test_unknown_path_and_method_are_problems(admin: Api) -> None:
+    assert_problem(await admin.call("GET", "/api/v1/nothing"), 404)
+    assert_problem(await admin.call("PUT", ACCOUNTS, json={}), 405)
+
+
+async def test_openapi_document_is_served(served: Served) -> None:
+    document = (await served.http.get("/api/openapi.json")).json()
+    assert ACCOUNTS in document["paths"]
+    assert (await served.http.get("/api/docs")).status_code == 200
+
+
+def test_scopes_cover_what_they_say() -> None:
+    from entrepot.access.api_scopes import covers
+
+    assert covers(frozenset({ApiScope.ADMIN}), ApiScope.AUDIT_READ)
+    assert covers(frozenset({ApiScope.ACCOUNTS_WRITE}), ApiScope.ACCOUNTS_READ)
+    assert not covers(frozenset({ApiScope.ACCOUNTS_READ}), ApiScope.ACCOUNTS_WRITE)
+    assert not covers(frozenset({ApiScope.ACCOUNTS_WRITE}), ApiScope.PLANS_READ)
+    assert not covers(frozenset({ApiScope.ACCOUNTS_WRITE}), ApiScope.ADMIN)
