@@ -1,0 +1,77 @@
+"""docker, podman, skopeo and containerd log in, pull and push."""
+
+import uuid
+
+import pytest
+
+from tests.clients.conftest import Layout
+from tests.clients.tools import Client, Containerd
+from tests.support.programs import Credential, Entrepot
+
+OTHER_SECRET = "entp_" + "0" * 36
+
+
+def said(done: object) -> str:
+    """All that a client printed."""
+    return f"{done.stdout}\n{done.stderr}"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("image", ["busybox", "large"])
+def test_pulls_what_was_replicated_byte_for_byte(
+    client: Client, registry: Entrepot, customer: Credential, image: str, request: pytest.FixtureRequest
+) -> None:
+    layout: Layout = request.getfixturevalue(image)
+    name = f"smm/{image}:v1"
+    assert client.login(registry.host, customer.username, customer.secret).returncode == 0
+    done = client.pull(registry.host, name, customer)
+    assert done.returncode == 0, said(done)
+    # Every client checks each blob against the manifest, and the manifest against its digest.
+    assert client.digest(registry.host, name) == layout.digest
+    for digest in layout.digests:
+        content = client.read(digest)
+        assert content is None or content == layout.read(digest)
+
+
+def test_wrong_secret_is_refused(client: Client, registry: Entrepot, customer: Credential) -> None:
+    wrong = Credential(customer.account, customer.id, customer.username, OTHER_SECRET)
+    done = client.login(registry.host, wrong.username, wrong.secret)
+    if isinstance(client, Containerd):
+        done = client.pull(registry.host, "smm/busybox:v1", wrong)
+    assert done.returncode != 0
+    assert "unauthorized" in said(done).lower() or "invalid username/password" in said(done)
+
+
+def test_plan_refuses_with_its_reason(client: Client, registry: Entrepot, customer: Credential) -> None:
+    client.login(registry.host, customer.username, customer.secret)
+    done = client.pull(registry.host, "internal/busybox:v1", customer)
+    assert done.returncode != 0
+    # containerd prints the status alone.
+    expected = "403" if isinstance(client, Containerd) else "plan 'free' does not allow pull on 'internal/busybox'"
+    assert expected in said(done)
+
+
+def test_revoked_credential_pulls_nothing(client: Client, registry: Entrepot) -> None:
+    credential = registry.issue(str(uuid.uuid4()), "free")
+    assert client.login(registry.host, credential.username, credential.secret).returncode == 0
+    assert client.pull(registry.host, "smm/busybox:v1", credential).returncode == 0
+    registry.run("account", "suspend", credential.account)
+    assert client.pull(registry.host, "smm/busybox:v1", credential).returncode != 0
+
+
+@pytest.mark.parametrize("image", ["busybox", "large"])
+def test_pushes_what_others_then_pull(
+    client: Client, registry: Entrepot, publisher: Credential, image: str, request: pytest.FixtureRequest
+) -> None:
+    layout: Layout = request.getfixturevalue(image)
+    name = f"pushed/{type(client).__name__.lower()}-{image}:v1"
+    assert client.login(registry.host, publisher.username, publisher.secret).returncode == 0
+    done = client.push(registry.host, name, layout.path, publisher)
+    assert done.returncode == 0, said(done)
+    done = client.pull(registry.host, name, publisher)
+    assert done.returncode == 0, said(done)
+
+
+def test_customer_cannot_push(client: Client, registry: Entrepot, customer: Credential, busybox: Layout) -> None:
+    client.login(registry.host, customer.username, customer.secret)
+    done = client.push(registry.host, "smm/busybox:v2", busybox.path, customer)
+    assert done.returncode != 0

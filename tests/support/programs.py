@@ -1,0 +1,191 @@
+"""Programs that tests run: finding them, starting servers, stopping them whatever happens."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TOOLS = Path(__file__).parents[2] / ".tools" / "bin"
+START_SECONDS = 30
+
+
+def require(name: str) -> str:
+    """The path of a program; the test is skipped where it is missing, except in CI, where that is a failure."""
+    path = f"{TOOLS}:/usr/bin:/usr/sbin:{os.environ['PATH']}"
+    found = shutil.which(name, path=path)
+    if found is None:
+        message = f"{name} is not installed; run: make tools"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def run(
+    *command: str | Path, environment: Mapping[str, str] | None = None, stdin: str | None = None, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end; never raises for its exit code."""
+    return subprocess.run(
+        [str(part) for part in command],
+        env={**os.environ, **(environment or {})},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def run_well(*command: str | Path, **options: Any) -> str:
+    """Run a program that must succeed; answers its standard output."""
+    done = run(*command, **options)
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@dataclass
+class Process:
+    """A server in the background."""
+
+    popen: subprocess.Popen[bytes]
+    log: Path
+
+    def kill(self) -> None:
+        """End it and all its children with -9, as the kernel would when memory is short."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        self.popen.wait()
+
+
+@contextmanager
+def running(
+    command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Process]:
+    """A server, in a process group of its own, which is gone at the end."""
+    with log.open("ab") as output:
+        popen = subprocess.Popen(
+            [str(part) for part in command],
+            env=environment or dict(os.environ),
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    process = Process(popen, log)
+    try:
+        yield process
+    finally:
+        popen.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            popen.wait(15)
+        process.kill()
+
+
+def wait_for(url: str, process: Process) -> None:
+    """Return once `url` answers anything at all."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.popen.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            time.sleep(0.05)
+    pytest.fail(f"{url} does not answer:\n{process.log.read_text(errors='replace')[-3000:]}")
+
+
+@dataclass
+class Credential:
+    """What a customer got."""
+
+    account: str
+    id: str
+    username: str
+    secret: str
+
+
+class Entrepot:
+    """The program over one data folder: its commands, and its server."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.port = free_port()
+        self.host = f"127.0.0.1:{self.port}"
+        self.url = f"http://{self.host}"
+
+    def command(self, *arguments: str | Path) -> list[str | Path]:
+        """A command line on this data."""
+        return [sys.executable, "-m", "entrepot", "--data", self.data, *arguments]
+
+    def run(self, *arguments: str | Path) -> str:
+        """Run a command that must succeed; answers what it printed."""
+        return run_well(*self.command(*arguments))
+
+    def apply_plans(self, plans: Mapping[str, Any]) -> None:
+        """Put plans in force."""
+        path = self.data.parent / "plans.yaml"
+        path.write_text(json.dumps({"plans": plans}))  # JSON is YAML
+        self.run("plan", "apply", path)
+
+    def issue(self, external_id: str, plan: str) -> Credential:
+        """A new account's credential."""
+        document = json.loads(self.run("account", "create", external_id, "--plan", plan, "--json"))
+        credential = document["credential"]
+        return Credential(document["account"]["name"], credential["id"], credential["username"], credential["secret"])
+
+    @contextmanager
+    def serving(self, *options: str) -> Iterator[Process]:
+        """The server, ready."""
+        log = self.data.parent / f"{self.data.name}-serve.log"
+        with running(self.command("serve", "--port", str(self.port), *options), log) as process:
+            wait_for(f"{self.url}/readyz", process)
+            yield process
+
+
+@contextmanager
+def docker_registry(folder: Path, username: str, password: str) -> Iterator[str]:
+    """Debian's docker-registry (CNCF distribution 2.8) with htpasswd; answers its host and port."""
+    program, htpasswd = require("docker-registry"), require("htpasswd")
+    folder.mkdir(parents=True, exist_ok=True)
+    users = folder / "htpasswd"
+    users.write_text(run_well(htpasswd, "-Bbn", username, password))
+    port = free_port()
+    config = folder / "config.yml"
+    config.write_text(
+        json.dumps(
+            {
+                "version": 0.1,
+                "log": {"level": "error"},
+                "storage": {"filesystem": {"rootdirectory": str(folder / "data")}, "delete": {"enabled": True}},
+                "http": {"addr": f"127.0.0.1:{port}"},
+                "auth": {"htpasswd": {"realm": "test", "path": str(users)}},
+            }
+        )
+    )
+    # Its s3 driver reads this variable at start, and fails on it.
+    environment = {name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"}
+    with running([program, "serve", config], folder / "log", environment) as process:
+        wait_for(f"http://127.0.0.1:{port}/v2/", process)
+        yield f"127.0.0.1:{port}"
