@@ -9,10 +9,10 @@ TARGET = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
 HEAD = """\
 # Settings
 
-Sources, the first that speaks wins: command line, environment, configuration file, default. In the environment a setting
-is `ENTREPOT_` and its name, nested with `__`. In the file (TOML, `--config FILE` or `ENTREPOT_CONFIG`) it is the name in
-lower case, nested in tables: `ENTREPOT_LOG__LEVEL` is `level` in `[log]`. An unknown name is an error. A secret may come
-from a file: `ENTREPOT_SECRET_KEY_FILE` names one.
+The first that speaks wins: command line, environment, configuration file, default. In the environment a setting is
+`ENTREPOT_` and its name, nested with `__`. In the file (TOML, `--config FILE` or `ENTREPOT_CONFIG`) it is the name in
+lower case, nested in tables: `ENTREPOT_LOG__LEVEL` is `level` in `[log]`. An unknown name is an error. A secret may
+come from a file: `ENTREPOT_SECRET_KEY_FILE` names one.
 
 | setting | default | what it is |
 |---|---|---|

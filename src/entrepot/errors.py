@@ -257,6 +257,10 @@ class SourceDenied(SourceError):
     """The source refuses our credential."""
 
 
+class SourceLoginMissing(SourceError):
+    """The password, or the certificate authority, that a source is configured with cannot be read."""
+
+
 class SourceMissing(SourceError):
     """The source does not have what it listed, or what a manifest of its own names."""
 
@@ -267,10 +271,6 @@ class SourceLied(SourceError):
 
 class SourceUnsupported(SourceError):
     """The source has content of a kind that cannot be kept here."""
-
-
-class TargetConflict(Conflict):
-    """Two rules, or two repositories of one rule, would write the same tag."""
 
 
 class RunInterrupted(EntrepotError):

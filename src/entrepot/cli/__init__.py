@@ -5,7 +5,7 @@ import sys
 import typer
 
 from entrepot import __version__
-from entrepot.cli import account, api_key, demo, plan, serve
+from entrepot.cli import account, api_key, demo, plan, replicate, serve
 from entrepot.cli.parts import Options
 from entrepot.errors import EntrepotError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.add_typer(api_key.app, name="api-key")
 app.add_typer(plan.app, name="plan")
 app.add_typer(account.app, name="account")
+app.add_typer(replicate.app, name="replicate")
 serve.register(app)
 app.command(epilog="Example: entrepot demo --once")(demo.demo)
 

@@ -138,6 +138,19 @@ def read_manifest_sizes(connection: sa.Connection, repository_id: int, digests: 
     return found
 
 
+def read_tag_digests(connection: sa.Connection, name: RepositoryName, names: Iterable[Tag]) -> dict[Tag, Digest]:
+    """What those of `names` that are there name."""
+    found: dict[Tag, Digest] = {}
+    for some in _batches(names):
+        query = (
+            sa.select(tags.c.name, tags.c.digest)
+            .join(repositories, repositories.c.id == tags.c.repository_id)
+            .where(repositories.c.name == name.value, tags.c.name.in_(some))
+        )
+        found |= {Tag(row.name): Digest.parse(row.digest) for row in connection.execute(query)}
+    return found
+
+
 def insert_blob(connection: sa.Connection, repository_id: int, digest: Digest, size: int, now: datetime) -> None:
     """Record a stored blob, and that the repository holds it."""
     insert_missing(connection, blobs, [{"digest": str(digest), "size_bytes": size, "created_at": now}])
@@ -254,7 +267,7 @@ def delete_upload(connection: sa.Connection, upload_id: str) -> bool:
     return connection.execute(uploads.delete().where(uploads.c.id == upload_id)).rowcount > 0
 
 
-def _batches(digests: Iterable[Digest]) -> Iterator[list[str]]:
-    names = [str(digest) for digest in digests]
+def _batches(values: Iterable[Digest | Tag]) -> Iterator[list[str]]:
+    names = [str(value) for value in values]
     for start in range(0, len(names), _BATCH):
         yield names[start : start + _BATCH]

@@ -4,7 +4,7 @@ Get, judge, keep: what arrives is hashed and parsed before anything of it is rec
 manifest is recorded only when all that it names is there, so no reader ever meets a gap.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -213,6 +213,10 @@ class Registry:
 
         await self._database.write(work)
         self._forget([_key(name, tag)])
+
+    async def read_tag_digests(self, name: RepositoryName, tags: Collection[Tag]) -> dict[Tag, Digest]:
+        """What those of `tags` that are there name."""
+        return await self._database.read(lambda connection: records.read_tag_digests(connection, name, tags))
 
     async def delete_manifest(self, name: RepositoryName, reference: Reference) -> None:
         """Drop a tag; or, by digest, a manifest with all its tags.

@@ -70,7 +70,7 @@ class Authorization:
         return self._basic
 
     async def renew(self, challenges: Iterable[Challenge], scope: str, refused: str | None) -> str:
-        """A header other than `refused`, as the source's challenge asks. Raises SourceDenied, SourceLied, SourceUnreachable."""
+        """A header other than `refused`, as the source's challenge asks. Raises SourceError."""
         by_scheme = {challenge.scheme: challenge.parameters for challenge in reversed(list(challenges))}
         if "bearer" in by_scheme:
             async with self._locks[scope]:

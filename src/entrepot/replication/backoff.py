@@ -29,5 +29,5 @@ class Backoff:
         """
         if asked_seconds is not None:
             return min(asked_seconds, self.most_seconds)
-        full = min(self.first_seconds * 2 ** (failures - 1), self.most_seconds)
+        full = min(self.first_seconds * 2.0 ** (failures - 1), self.most_seconds)
         return full / 2 + random.uniform(0, full / 2)  # noqa: S311 - spreads load, guards nothing

@@ -1,8 +1,7 @@
-"""Requests to one source registry: login, redirects, limits and retries, and the one place where aiohttp's errors
-become ours.
+"""Requests to one source registry: login, redirects, limits, retries.
 
-Every answer has a size limit and a time limit. Redirects are followed by hand, so that a credential never leaves the
-registry's own origin, whatever the registry says.
+The one place where aiohttp's errors become ours. Every answer has a size limit and a time limit. Redirects are followed
+by hand, so that a credential never leaves the registry's own origin, whatever the registry says.
 """
 
 import asyncio

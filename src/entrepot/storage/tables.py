@@ -250,7 +250,8 @@ replication_runs = sa.Table(
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("queued_at", Instant, nullable=False),
     sa.Column("started_at", Instant, nullable=True),
-    # The runner's sign of life; an active run without one is taken over.
+    # Who works on it, and their sign of life: a running run that shows none for a while is taken over.
+    sa.Column("runner", sa.String(36), nullable=True),
     sa.Column("seen_at", Instant, nullable=True),
     sa.Column("finished_at", Instant, nullable=True),
     sa.Column("report", sa.JSON, nullable=False),

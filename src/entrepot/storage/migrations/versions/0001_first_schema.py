@@ -60,6 +60,7 @@ def upgrade() -> None:
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("queued_at", Instant(), nullable=False),
         sa.Column("started_at", Instant(), nullable=True),
+        sa.Column("runner", sa.String(length=36), nullable=True),
         sa.Column("seen_at", Instant(), nullable=True),
         sa.Column("finished_at", Instant(), nullable=True),
         sa.Column("report", sa.JSON(), nullable=False),

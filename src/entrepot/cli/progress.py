@@ -1,0 +1,93 @@
+"""A run on the screen: a bar per blob on a terminal, a line per tag everywhere else."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from entrepot.oci.digest import Digest
+from entrepot.replication.differences import Change, count_changes
+from entrepot.replication.events import (
+    BlobAdvanced,
+    BlobEnded,
+    BlobStarted,
+    Event,
+    ItemFailed,
+    ItemFinished,
+    Listed,
+    RepositoryFailed,
+    Tell,
+)
+
+# Bars of finished blobs that stay on the screen.
+_KEPT_BARS = 12
+_DIGEST_CHARACTERS = 12
+
+
+@contextmanager
+def showing() -> Iterator[Tell]:
+    """A listener that shows a run while the context lasts."""
+    console = Console(highlight=False)
+    bars = Progress(
+        TextColumn("   {task.description}"),
+        BarColumn(bar_width=30),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with bars:
+        yield _Display(bars).show
+
+
+class _Display:
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[Digest, TaskID] = {}
+        self._finished: list[TaskID] = []
+
+    def show(self, event: Event) -> None:
+        """Show an event."""
+        match event:
+            case Listed(items):
+                counts = count_changes(items)
+                self._print(
+                    f"{len(items)} tags at the source: {counts[Change.NEW]} new, {counts[Change.CHANGED]} changed, "
+                    f"{counts[Change.SAME]} as here"
+                )
+            case BlobStarted(target, blob):
+                name = f"{target} {blob.digest.algorithm}:{blob.digest.hex[:_DIGEST_CHARACTERS]}"
+                self._tasks[blob.digest] = self._bars.add_task(name, total=blob.size)
+            case BlobAdvanced(blob, size):
+                self._bars.advance(self._tasks[blob.digest], size)
+            case BlobEnded(blob, is_complete):
+                self._end_bar(self._tasks.pop(blob.digest), is_complete=is_complete)
+            case ItemFinished(item):
+                self._print(f"copied {item.origin}:{item.tag} to {item.target}:{item.tag}  {item.digest}")
+            case ItemFailed(item, error):
+                self._print(f"FAILED {item.origin}:{item.tag}: {error}")
+            case RepositoryFailed(repository, error):
+                self._print(f"FAILED {repository}: {error}")
+            case _:
+                pass
+
+    def _end_bar(self, task: TaskID, *, is_complete: bool) -> None:
+        if not is_complete:
+            self._bars.remove_task(task)
+            return
+        self._finished.append(task)
+        if len(self._finished) > _KEPT_BARS:
+            self._bars.remove_task(self._finished.pop(0))
+
+    def _print(self, text: str) -> None:
+        self._bars.console.print(f"   {text}", markup=False, soft_wrap=True)

@@ -1,0 +1,188 @@
+"""`entrepot replicate`: copy content from a source registry."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from entrepot.cli.output import Json, actor, print_json, print_table
+from entrepot.cli.parts import open_parts
+from entrepot.errors import EntrepotError
+
+if TYPE_CHECKING:
+    from entrepot.replication.runs import Run
+
+app = typer.Typer(help="Replication: copy content from a source registry.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="The rule's name.", metavar="NAME")]
+_LISTED_RUNS = 20
+
+
+class RunFailed(EntrepotError):
+    """A run that was waited for did not bring everything over."""
+
+
+@app.command(epilog="Example: entrepot replicate apply replication.yaml")
+def apply(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="A replication.yaml.", metavar="FILE")],
+) -> None:
+    """Put the sources and rules of a file in force, all or none; others stay as they are."""
+    from entrepot.errors import FileInvalid, RuleInvalid
+    from entrepot.replication.rules import parse_rule_file
+    from entrepot.storage.documents import line_of_path, read_yaml
+
+    document = read_yaml(file)
+    try:
+        rules = parse_rule_file(document.value)
+        with open_parts(context) as parts:
+            parts.run(parts.replications.apply(rules, actor()))
+    except RuleInvalid as error:
+        raise FileInvalid(str(file), line_of_path(document, str(error)), str(error)) from error
+    for kind, entries in (("sources", rules.sources), ("rules", rules.rules)):
+        if entries:
+            print(f"{kind} in force: {', '.join(entry.name for entry in entries)}")
+    if rules.rules:
+        print(f"next: entrepot replicate run {rules.rules[0].name} --wait")
+
+
+@app.command("list", epilog="Example: entrepot replicate list --json")
+def list_rules(context: typer.Context, json: Json = False) -> None:
+    """Show every rule."""
+    with open_parts(context) as parts:
+        rules = parts.run(parts.replications.list_rules())
+    if json:
+        print_json({"rules": {rule.name: rule.to_document() for rule in rules}})
+    else:
+        print_table(
+            ("RULE", "SOURCE", "REPOSITORIES", "TAGS", "TARGET"),
+            (
+                (
+                    rule.name,
+                    rule.source,
+                    " ".join(map(str, rule.repositories)),
+                    " ".join([*map(str, rule.tags.include), *(f"!{glob}" for glob in rule.tags.exclude)]),
+                    rule.target,
+                )
+                for rule in rules
+            ),
+        )
+
+
+@app.command(epilog="Example: entrepot replicate plan smm")
+def plan(context: typer.Context, name: Name, json: Json = False) -> None:
+    """Show what a run of a rule would copy, without copying it."""
+    from entrepot.replication.differences import Change, count_changes
+    from entrepot.replication.events import Event, RepositoryFailed
+
+    failures: list[str] = []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, RepositoryFailed):
+            failures.append(f"{event.repository}: {event.error}")
+
+    with open_parts(context) as parts:
+        items = parts.run(parts.replications.plan(name, hear))
+    due = [item for item in items if item.change is not Change.SAME]
+    if json:
+        rows = [
+            {
+                "change": item.change.value,
+                "from": f"{item.origin}:{item.tag}",
+                "to": f"{item.target}:{item.tag}",
+                "digest": str(item.digest),
+                "here": item.here and str(item.here),
+            }
+            for item in due
+        ]
+        counts = {change.value: count for change, count in count_changes(items).items()}
+        print_json({"tags": counts, "due": rows, "failures": failures})
+    else:
+        if due:
+            print_table(
+                ("CHANGE", "FROM", "TO", "DIGEST"),
+                ((item.change, f"{item.origin}:{item.tag}", f"{item.target}:{item.tag}", item.digest) for item in due),
+            )
+        print(f"{len(items)} tags at the source match, {len(due)} of them are due")
+    if failures:
+        raise RunFailed("; ".join(failures))
+
+
+@app.command(epilog="Example: entrepot replicate run smm --wait")
+def run(
+    context: typer.Context,
+    name: Name,
+    wait: Annotated[bool, typer.Option("--wait", help="Copy here and now, and show how it goes.")] = False,
+    json: Json = False,
+) -> None:
+    """Run a rule: in `entrepot serve` or `entrepot worker`, or with --wait here and now."""
+    with open_parts(context) as parts:
+        if not wait:
+            queued = parts.run(parts.replications.queue(name, actor()))
+            if json:
+                print_json(queued.to_document())
+            else:
+                print(f"queued; entrepot serve or entrepot worker runs it. See: entrepot replicate status {name}")
+            return
+        if json:
+            finished = parts.run(parts.replications.run(name, actor()))
+            print_json(finished.to_document())
+        else:
+            from entrepot.cli.progress import showing
+
+            with showing() as tell:
+                finished = parts.run(parts.replications.run(name, actor(), tell))
+            print(f"   {_tell_report(finished)}")
+    if finished.status != "done":
+        raise RunFailed(f"replication of {name!r} failed: {_tell_problem(finished.report)}")
+
+
+@app.command(epilog="Example: entrepot replicate status smm")
+def status(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="Only this rule.", metavar="[NAME]")] = None,
+    json: Json = False,
+) -> None:
+    """Show the latest runs, newest first."""
+    with open_parts(context) as parts:
+        runs = parts.run(parts.replications.list_runs(name, _LISTED_RUNS))
+    if json:
+        print_json({"runs": [run.to_document() for run in runs]})
+        return
+    print_table(
+        ("RULE", "STATUS", "QUEUED (UTC)", "SECONDS", "RESULT"),
+        (
+            (run.rule, run.status, f"{run.queued_at:%Y-%m-%d %H:%M:%S}", _seconds(run), _tell_report(run))
+            for run in runs
+        ),
+    )
+
+
+def _seconds(run: "Run") -> str:
+    if run.started_at is None or run.finished_at is None:
+        return ""
+    return f"{(run.finished_at - run.started_at).total_seconds():.1f}"
+
+
+def _tell_report(run: "Run") -> str:
+    report = run.report
+    if not report:
+        return ""
+    parts = [
+        f"{report['tags_copied']} tags copied",
+        f"{report['tags'].get('same', 0)} as here",
+        f"{report['blobs_copied']} blobs ({report['bytes'] / 1e6:.1f} MB) copied, {report['blobs_mounted']} mounted",
+    ]
+    if run.status == "failed":
+        parts.append(f"FAILED: {_tell_problem(report)}")
+    return ", ".join(parts)
+
+
+def _tell_problem(report: dict[str, Any]) -> str:
+    """The one line that says why a run failed."""
+    if "problem" in report:
+        first: dict[str, Any] = report["problem"]
+        return str(first["problem"])
+    first = report["failures"][0]
+    more = f" (and {report['failed'] - 1} more)" if report["failed"] > 1 else ""
+    return f"{first['what']}: {first['problem']}{more}"

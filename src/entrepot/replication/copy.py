@@ -1,0 +1,94 @@
+"""Copying a graph of descriptors: already here? Children first, then the node itself, and the tag last.
+
+So no reader ever meets a manifest whose parts are missing, and a copy that was cut off goes on where it stood: what is
+recorded here is complete. Nothing that a source sends is kept before its digest was checked.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from weakref import WeakValueDictionary
+
+from entrepot.errors import DigestMismatch, ManifestInvalid, SizeInvalid, SourceLied, SourceUnsupported
+from entrepot.oci.digest import Digest
+from entrepot.oci.manifest import Descriptor
+from entrepot.oci.reference import RepositoryName
+from entrepot.registry.service import Registry
+from entrepot.replication.concurrency import for_each
+from entrepot.replication.differences import Item
+from entrepot.replication.events import BlobAdvanced, BlobEnded, BlobFound, BlobMounted, BlobStarted, Tell
+from entrepot.replication.source import Source
+
+# Indexes within indexes: real ones have one level, attestations and bundles two.
+MAX_DEPTH = 8
+
+
+class GraphCopy:
+    """Copies from one source into the registry. What is asked for twice at once is copied once."""
+
+    def __init__(self, source: Source, registry: Registry, *, concurrency: int, tell: Tell) -> None:
+        self._source = source
+        self._registry = registry
+        self._concurrency = concurrency
+        self._transfers = asyncio.Semaphore(concurrency)
+        self._tell = tell
+        self._locks: WeakValueDictionary[tuple[RepositoryName | None, Digest], asyncio.Lock] = WeakValueDictionary()
+
+    async def copy(self, item: Item) -> None:
+        """Copy what a tag names, then the tag. Raises SourceError, or what storing raises."""
+        await self._copy_manifest(item, item.digest, depth=0)
+        await self._registry.put_tag(item.target, item.tag, item.digest)
+
+    async def _copy_manifest(self, item: Item, digest: Digest, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise SourceUnsupported(
+                f"source {self._source.name}: {item.origin}:{item.tag} nests indexes more than {MAX_DEPTH} deep"
+            )
+        async with self._lock(item.target, digest):
+            if await self._registry.find_manifest(item.target, digest) is not None:
+                return
+            manifest = await self._source.get_manifest(item.origin, digest)
+
+            async def copy_child(child: Descriptor) -> None:
+                await self._copy_manifest(item, child.digest, depth + 1)
+
+            async def copy_blob(blob: Descriptor) -> None:
+                if not blob.is_foreign:
+                    await self._copy_blob(item, blob)
+
+            await for_each(manifest.children, copy_child, at_once=self._concurrency)
+            await for_each(manifest.blobs, copy_blob, at_once=self._concurrency)
+            try:
+                await self._registry.put_manifest(item.target, manifest)
+            except ManifestInvalid as error:  # it names a blob that is here, with another size
+                raise SourceLied(f"source {self._source.name}: {item.origin}@{digest}: {error}") from error
+
+    async def _copy_blob(self, item: Item, blob: Descriptor) -> None:
+        async with self._lock(None, blob.digest):
+            if await self._registry.find_blob(item.target, blob.digest) is not None:
+                self._tell(BlobFound(blob))
+            elif await self._registry.mount_blob(item.target, blob.digest):
+                self._tell(BlobMounted(blob))
+            else:
+                async with self._transfers:
+                    await self._transfer(item, blob)
+
+    async def _transfer(self, item: Item, blob: Descriptor) -> None:
+        self._tell(BlobStarted(item.target, blob))
+        is_complete = False
+        try:
+            async with self._source.open_blob(item.origin, blob) as pieces:
+                await self._registry.put_blob(item.target, blob.digest, self._metered(blob, pieces), size=blob.size)
+            is_complete = True
+        except (DigestMismatch, SizeInvalid) as error:
+            raise SourceLied(f"source {self._source.name}: blob {blob.digest} of {item.origin}: {error}") from error
+        finally:
+            self._tell(BlobEnded(blob, is_complete))
+
+    async def _metered(self, blob: Descriptor, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for piece in pieces:
+            self._tell(BlobAdvanced(blob, len(piece)))
+            yield piece
+
+    def _lock(self, target: RepositoryName | None, digest: Digest) -> asyncio.Lock:
+        """One lock per manifest of a repository, and per blob, for as long as somebody holds or awaits it."""
+        return self._locks.setdefault((target, digest), asyncio.Lock())

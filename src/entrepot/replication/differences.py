@@ -1,0 +1,49 @@
+"""What a run would do: the difference between what a source has and what is here. Pure."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from entrepot.oci.digest import Digest
+from entrepot.oci.reference import RepositoryName, Tag
+
+
+class Change(StrEnum):
+    """How a tag at the source differs from the one here."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    SAME = "same"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One tag at the source: where it goes, what it names there, and what it names here (None: nothing yet)."""
+
+    origin: RepositoryName
+    target: RepositoryName
+    tag: Tag
+    digest: Digest
+    here: Digest | None
+
+    @property
+    def change(self) -> Change:
+        """How it differs."""
+        if self.here is None:
+            return Change.NEW
+        return Change.SAME if self.here == self.digest else Change.CHANGED
+
+
+def plan_items(
+    origin: RepositoryName, target: RepositoryName, there: Mapping[Tag, Digest], here: Mapping[Tag, Digest]
+) -> list[Item]:
+    """An item for every tag that the source has, in order of their names."""
+    return [Item(origin, target, tag, there[tag], here.get(tag)) for tag in sorted(there)]
+
+
+def count_changes(items: Iterable[Item]) -> dict[Change, int]:
+    """How many items there are of each kind; every kind is there."""
+    counts = dict.fromkeys(Change, 0)
+    for item in items:
+        counts[item.change] += 1
+    return counts

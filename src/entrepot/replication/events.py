@@ -1,0 +1,93 @@
+"""What a run tells of itself while it goes on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from entrepot.errors import EntrepotError
+from entrepot.oci.manifest import Descriptor
+from entrepot.oci.reference import RepositoryName
+from entrepot.replication.differences import Item
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """The source was listed, and these are all its tags that the rule means."""
+
+    items: list[Item]
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryFailed:
+    """The tags of a repository that the rule names could not be listed."""
+
+    repository: RepositoryName
+    error: EntrepotError
+
+
+@dataclass(frozen=True, slots=True)
+class BlobFound:
+    """A blob is in its repository already."""
+
+    blob: Descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class BlobMounted:
+    """A blob was here already, in another repository, and costs no transfer."""
+
+    blob: Descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class BlobStarted:
+    """A blob's transfer begins."""
+
+    target: RepositoryName
+    blob: Descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class BlobAdvanced:
+    """`size` more bytes of a blob have arrived."""
+
+    blob: Descriptor
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlobEnded:
+    """A blob's transfer is over."""
+
+    blob: Descriptor
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFinished:
+    """A tag is here now, with all that it names."""
+
+    item: Item
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFailed:
+    """A tag could not be copied."""
+
+    item: Item
+    error: EntrepotError
+
+
+Event = (
+    Listed
+    | RepositoryFailed
+    | BlobFound
+    | BlobMounted
+    | BlobStarted
+    | BlobAdvanced
+    | BlobEnded
+    | ItemFinished
+    | ItemFailed
+)
+
+Tell = Callable[[Event], None]
+"""Is told what happens; returns at once and raises nothing."""

@@ -1,0 +1,298 @@
+"""Sources and rules: where content is copied from, and what of it. The shape of replication.yaml.
+
+Pure: passwords are named here by their file or environment variable, and read only when a source is opened.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from yarl import URL
+
+from entrepot.access.globs import Glob
+from entrepot.errors import GlobInvalid, NameInvalid, RuleInvalid
+from entrepot.oci.reference import RepositoryName, Tag
+
+_NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
+_MAX_NAME = 63
+_MAX_RULES = 1000
+_MAX_GLOBS = 1000
+_MAX_TEXT = 1024
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
+_SETTINGS_PREFIX = "ENTREPOT_"
+_REPOSITORY = "{repository}"
+# Part of the format, but not acted on by this version: to pass over them would copy other things than was written.
+_NOT_YET_OF_RULES = frozenset({"schedule", "trust", "platforms", "media_types", "deletions", "referrers"})
+_NOT_YET_OF_TAGS = frozenset({"semver", "newest", "regex", "since"})
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """A registry to copy from. At most one of `password_file` and `password_env` is set."""
+
+    name: str
+    url: URL
+    username: str | None = None
+    password_file: str | None = None
+    password_env: str | None = None
+    ca_file: str | None = None
+
+    @classmethod
+    def parse(cls, name: str, document: object) -> Self:
+        """The source in a document. Raises RuleInvalid, whose message begins with the place within the document."""
+        where = f"sources.{_parse_name(name, 'sources')}"
+        fields = _mapping(document, where)
+        kind = fields.get("type")
+        if kind == "ecr":
+            raise RuleInvalid(f"{where}.type: ecr is not supported by this version; use oci")
+        if kind != "oci":
+            raise RuleInvalid(f"{where}.type: must be oci")
+        if "password" in fields:
+            raise RuleInvalid(
+                f"{where}.password: a password does not belong in this file; "
+                "name a file (password_file) or an environment variable (password_env) that holds it"
+            )
+        _verify_known(fields, where, {"type", "url", "username", "password_file", "password_env", "ca_file"})
+        spec = cls(
+            name=name,
+            url=_parse_url(fields.get("url"), f"{where}.url"),
+            username=_text(fields.get("username"), f"{where}.username"),
+            password_file=_path(fields.get("password_file"), f"{where}.password_file"),
+            password_env=_parse_variable(fields.get("password_env"), f"{where}.password_env"),
+            ca_file=_path(fields.get("ca_file"), f"{where}.ca_file"),
+        )
+        if spec.password_file and spec.password_env:
+            raise RuleInvalid(f"{where}: has password_file and password_env; keep one")
+        has_password = bool(spec.password_file or spec.password_env)
+        if has_password != (spec.username is not None):
+            raise RuleInvalid(f"{where}: a login is a username and a password_file or password_env; give both or none")
+        return spec
+
+    def to_document(self) -> dict[str, Any]:
+        """As in replication.yaml, without the name."""
+        document = {
+            "type": "oci",
+            "url": str(self.url),
+            "username": self.username,
+            "password_file": self.password_file,
+            "password_env": self.password_env,
+            "ca_file": self.ca_file,
+        }
+        return {key: value for key, value in document.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class TagFilter:
+    """Tags that some `include` matches and no `exclude` does."""
+
+    include: tuple[Glob, ...]
+    exclude: tuple[Glob, ...] = ()
+
+    def selects(self, tag: Tag) -> bool:
+        """Whether the tag is to be copied."""
+        return any(glob.matches(tag.value) for glob in self.include) and not any(
+            glob.matches(tag.value) for glob in self.exclude
+        )
+
+    def to_document(self) -> dict[str, Any]:
+        """As in replication.yaml."""
+        document = {"include": [glob.text for glob in self.include]}
+        if self.exclude:
+            document["exclude"] = [glob.text for glob in self.exclude]
+        return document
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What to copy from a source, and under which names."""
+
+    name: str
+    source: str
+    repositories: tuple[Glob, ...]
+    tags: TagFilter
+    target: str = _REPOSITORY
+
+    @classmethod
+    def parse(cls, name: str, document: object) -> Self:
+        """The rule in a document. Raises RuleInvalid, whose message begins with the place within the document."""
+        where = f"rules.{_parse_name(name, 'rules')}"
+        fields = _mapping(document, where, not_yet=_NOT_YET_OF_RULES)
+        _verify_known(fields, where, {"source", "repositories", "tags", "target"})
+        source = fields.get("source")
+        if not isinstance(source, str):
+            raise RuleInvalid(f"{where}.source: must be the name of a source")
+        rule = cls(
+            name=name,
+            source=source,
+            repositories=_parse_repositories(fields.get("repositories"), f"{where}.repositories"),
+            tags=_parse_tags(fields.get("tags"), f"{where}.tags"),
+            target=_text(fields.get("target"), f"{where}.target") or _REPOSITORY,
+        )
+        rule._verify_target(f"{where}.target")
+        return rule
+
+    def selects(self, repository: RepositoryName) -> bool:
+        """Whether the repository is to be copied."""
+        return any(glob.matches(repository.value) for glob in self.repositories)
+
+    def literal_repositories(self) -> list[RepositoryName] | None:
+        """The only repositories there can be, None when a glob leaves it open: then the source must list its own."""
+        literals = [glob.literal for glob in self.repositories]
+        names = [RepositoryName(literal) for literal in literals if literal is not None]
+        return sorted(set(names)) if len(names) == len(literals) else None
+
+    def target_of(self, repository: RepositoryName) -> RepositoryName:
+        """Where a repository's content goes here. Raises RuleInvalid when that is no name for a repository."""
+        try:
+            return RepositoryName.parse(self.target.replace(_REPOSITORY, repository.value))
+        except NameInvalid as error:
+            raise RuleInvalid(f"rules.{self.name}.target: for {repository}: {error}") from error
+
+    def to_document(self) -> dict[str, Any]:
+        """As in replication.yaml, without the name."""
+        return {
+            "source": self.source,
+            "repositories": [glob.text for glob in self.repositories],
+            "tags": self.tags.to_document(),
+            "target": self.target,
+        }
+
+    def _verify_target(self, where: str) -> None:
+        literals = self.literal_repositories()
+        if _REPOSITORY not in self.target and (literals is None or len(literals) > 1):
+            raise RuleInvalid(f"{where}: several repositories would be copied into one; let it contain {_REPOSITORY}")
+        try:
+            for name in literals or [RepositoryName("x")]:
+                RepositoryName.parse(self.target.replace(_REPOSITORY, name.value))
+        except NameInvalid as error:
+            raise RuleInvalid(f"{where}: {error}; write names and {_REPOSITORY}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class RuleFile:
+    """What a replication.yaml says."""
+
+    sources: tuple[SourceSpec, ...]
+    rules: tuple[Rule, ...]
+
+
+def parse_rule_file(document: object) -> RuleFile:
+    """The sources and rules of a whole replication.yaml. Raises RuleInvalid."""
+    fields = _mapping(document, "the file")
+    _verify_known(fields, "the file", {"sources", "rules"})
+    sources = tuple(SourceSpec.parse(name, entry) for name, entry in _entries(fields, "sources"))
+    rules = tuple(Rule.parse(name, entry) for name, entry in _entries(fields, "rules"))
+    if not sources and not rules:
+        raise RuleInvalid("the file: names neither sources nor rules")
+    return RuleFile(sources, rules)
+
+
+def _entries(fields: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
+    entries = _mapping(fields.get(where, {}), where)
+    if len(entries) > _MAX_RULES:
+        raise RuleInvalid(f"{where}: has {len(entries)} entries, at most {_MAX_RULES} are allowed")
+    yield from entries.items()
+
+
+def _parse_name(name: str, where: str) -> str:
+    if len(name) > _MAX_NAME or not _NAME.fullmatch(name):
+        raise RuleInvalid(
+            f"{where}.{name[:80]}: a name takes lower-case letters and digits, with single . _ - between, "
+            f"at most {_MAX_NAME}"
+        )
+    return name
+
+
+def _parse_url(value: object, where: str) -> URL:
+    problem = f"{where}: must be http(s)://HOST[:PORT], without path, user or password"
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+        raise RuleInvalid(problem)
+    try:
+        url = URL(value)
+        is_origin = url.scheme in {"http", "https"} and bool(url.host) and url == url.origin()
+    except ValueError as error:
+        raise RuleInvalid(problem) from error
+    if not is_origin:
+        raise RuleInvalid(problem)
+    return url.origin()
+
+
+def _parse_variable(value: object, where: str) -> str | None:
+    text = _text(value, where)
+    if text is None:
+        return None
+    if not _VARIABLE.fullmatch(text):
+        raise RuleInvalid(f"{where}: must be the name of an environment variable")
+    if text.upper().startswith(_SETTINGS_PREFIX):
+        raise RuleInvalid(f"{where}: {_SETTINGS_PREFIX}... holds settings of ours; use another name")
+    return text
+
+
+def _parse_tags(value: object, where: str) -> TagFilter:
+    if value is None:
+        raise RuleInvalid(f'{where}: say which tags to copy; all of them are {{include: ["*"]}}')
+    fields = _mapping(value, where, not_yet=_NOT_YET_OF_TAGS)
+    _verify_known(fields, where, {"include", "exclude"})
+    exclude = fields.get("exclude")
+    return TagFilter(
+        include=_parse_globs(fields.get("include"), f"{where}.include"),
+        exclude=() if exclude is None else _parse_globs(exclude, f"{where}.exclude"),
+    )
+
+
+def _parse_globs(value: object, where: str) -> tuple[Glob, ...]:
+    if not isinstance(value, list) or not value:
+        raise RuleInvalid(f"{where}: must be a list of globs")
+    if len(value) > _MAX_GLOBS:
+        raise RuleInvalid(f"{where}: has {len(value)} entries, at most {_MAX_GLOBS} are allowed")
+    globs = []
+    for number, text in enumerate(value):
+        if not isinstance(text, str):
+            raise RuleInvalid(f"{where}[{number}]: must be text; put it in quotes")
+        try:
+            globs.append(Glob.parse(text))
+        except GlobInvalid as error:
+            raise RuleInvalid(f"{where}[{number}]: {error}") from error
+    return tuple(globs)
+
+
+def _parse_repositories(value: object, where: str) -> tuple[Glob, ...]:
+    globs = _parse_globs(value, where)
+    for number, glob in enumerate(globs):
+        try:
+            RepositoryName.parse(glob.literal or "x")
+        except NameInvalid as error:
+            raise RuleInvalid(f"{where}[{number}]: {error}") from error
+    return globs
+
+
+def _text(value: object, where: str) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_TEXT or not value.isprintable():
+        raise RuleInvalid(f"{where}: must be text of at most {_MAX_TEXT} characters")
+    return value
+
+
+def _path(value: object, where: str) -> str | None:
+    text = _text(value, where)
+    if text is not None and not text.startswith("/"):
+        raise RuleInvalid(f"{where}: must be an absolute path, since a run may happen in any process")
+    return text
+
+
+def _mapping(value: object, where: str, *, not_yet: frozenset[str] = frozenset()) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise RuleInvalid(f"{where}: must be a mapping")
+    for name in value:
+        if name in not_yet:
+            raise RuleInvalid(f"{where}.{name}: not supported by this version")
+    return value
+
+
+def _verify_known(fields: Mapping[str, Any], where: str, known: set[str]) -> None:
+    for name in fields:
+        if name not in known:
+            place = name if where == "the file" else f"{where}.{name}"
+            raise RuleInvalid(f"{place}: not a field here; known are {', '.join(sorted(known))}")
