@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -30,18 +31,15 @@ from entrepot.logs import configure_logs
 from entrepot.registry.service import Registry
 from entrepot.registry.uploads import Uploads
 from entrepot.replication.runs import Replications
-from entrepot.settings import LogFormat, Settings, load_settings
+from entrepot.settings import LogFormat, LogLevel, Settings, load_settings
 from entrepot.storage.blobs import BlobStore
 from entrepot.storage.clock import utc_now
 from entrepot.storage.database import Database
 from entrepot.storage.signals import Signals
-from entrepot.web.api.app import create_api
-from entrepot.web.api.services import Services
-from entrepot.web.asgi import App
-from entrepot.web.front import Front
-from entrepot.web.oci.face import OciFace
-from entrepot.web.ops import OpsFace
-from entrepot.web.token.face import TokenFace
+
+if TYPE_CHECKING:
+    from entrepot.web.asgi import App
+    from entrepot.web.front import Front
 
 TOKEN_PATH = "/token"  # noqa: S105 - a path
 
@@ -114,7 +112,7 @@ def close_parts(parts: Parts) -> None:
     parts.database.close()
 
 
-def create_app() -> Front:
+def create_app() -> "Front":
     """The ASGI application of one server process, from the settings in its environment."""
     die_with_parent()
     settings = load_settings()
@@ -122,8 +120,16 @@ def create_app() -> Front:
     return build_app(build_parts(settings))
 
 
-def build_app(parts: Parts) -> Front:
+def build_app(parts: Parts) -> "Front":
     """The ASGI application over `parts`, which it closes when it stops."""
+    # Loaded here, so that commands which serve nothing do not wait for it.
+    from entrepot.web.api.app import create_api
+    from entrepot.web.api.services import Services
+    from entrepot.web.front import Front
+    from entrepot.web.oci.face import OciFace
+    from entrepot.web.ops import OpsFace
+    from entrepot.web.token.face import TokenFace
+
     settings = parts.settings
     oci: App = OciFace(
         parts.registry,
@@ -186,10 +192,11 @@ async def verify_database(parts: Parts) -> None:
         raise DatabaseUnavailable("the database has another version's schema; run: entrepot migrate")
 
 
-def configure_logging(settings: Settings) -> None:
-    """Log as the settings say."""
+def configure_logging(settings: Settings, *, is_command: bool = False) -> None:
+    """Log as the settings say; a command that ends tells what it did itself, so it logs only what is wrong."""
     formats = {LogFormat.AUTO: None, LogFormat.JSON: True, LogFormat.CONSOLE: False}
-    configure_logs(is_json=formats[settings.log.format], level=settings.log.level)
+    level = LogLevel.WARNING if is_command and settings.log.level == LogLevel.INFO else settings.log.level
+    configure_logs(is_json=formats[settings.log.format], level=level)
 
 
 def prepare_folder(data: Path) -> None:

@@ -71,6 +71,6 @@ def open_parts(context: typer.Context) -> Iterator[CommandParts]:
 
     options: Options = context.obj
     settings = options.load()
-    configure_logging(settings)
+    configure_logging(settings, is_command=True)
     with opened_parts(settings) as parts, asyncio.Runner() as runner:
         yield CommandParts(parts, runner)

@@ -12,10 +12,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -26,6 +22,9 @@ T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
 
 READERS = 8
+# The latest migration. Kept here as well, so that only a process that has to migrate loads the library for it.
+SCHEMA = "0001"
+_VERSION_TABLE = "alembic_version"
 # How long a writer waits for another process's transaction before it gives up. Transactions are milliseconds long.
 _LOCK_TIMEOUT_SECONDS = 15
 
@@ -88,19 +87,24 @@ class Database:
         """Bring the schema to this version. Running it twice, or on two processes at once, is harmless."""
         if self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
-        config = _alembic_config()
+        if self.is_migrated():
+            return
+        from alembic import command  # noqa: PLC0415 - see SCHEMA
+        from alembic.config import Config  # noqa: PLC0415
+        from alembic.util import CommandError  # noqa: PLC0415
+
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         with self._engine.connect().execution_options(entrepot_write=True) as connection, connection.begin():
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:
+                raise SettingsInvalid(f"this version of entrepot cannot use the database: {error}") from error
 
     def is_migrated(self) -> bool:
         """Whether the schema is that of this version."""
-
-        def work(connection: sa.Connection) -> bool:
-            current = MigrationContext.configure(connection).get_current_revision()
-            return current == ScriptDirectory.from_config(_alembic_config()).get_current_head()
-
-        return self.read_now(work)
+        return self.read_now(_read_schema) == SCHEMA
 
     def close(self) -> None:
         """Wait for what is under way, then let go of every connection."""
@@ -109,10 +113,12 @@ class Database:
         self._engine.dispose()
 
 
-def _alembic_config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    return config
+def _read_schema(connection: sa.Connection) -> str | None:
+    """The latest migration that the database has seen; None when it is empty."""
+    if not sa.inspect(connection).has_table(_VERSION_TABLE):
+        return None
+    version: str | None = connection.scalar(sa.select(sa.column("version_num")).select_from(sa.table(_VERSION_TABLE)))
+    return version
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
