@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from entrepot.cli.output import Json, actor, print_json, print_table
+from entrepot.cli.output import Json, actor, moment, print_json, print_table
 from entrepot.cli.parts import CommandParts, open_parts
 
 app = typer.Typer(help="Accounts: customers and their credentials.", no_args_is_help=True)
@@ -67,7 +67,7 @@ def list_accounts(
     else:
         print_table(
             ("ACCOUNT", "EXTERNAL ID", "PLAN", "STATUS", "CREATED"),
-            ((one.name, one.external_id, one.plan, one.status, f"{one.created_at:%Y-%m-%d %H:%M}") for one in found),
+            ((one.name, one.external_id, one.plan, one.status, moment(one.created_at)) for one in found),
         )
 
 
@@ -92,10 +92,10 @@ def show(context: typer.Context, name: Name, json: Json = False) -> None:
     print(f"{account.name}  plan {account.plan}  {account.status}  external id {account.external_id}")
     for key, value in account.identity.items():
         print(f"  {key}: {value}")
-    print(f"pulled {usage.pulls} times, {usage.bytes_served} bytes, last {usage.last_pull_at or 'never'}")
+    print(f"pulled {usage.pulls} times, {usage.bytes_served} bytes, last {moment(usage.last_pull_at) or 'never'}")
     print_table(
         ("CREDENTIAL", "CREATED", "EXPIRES", "REVOKED"),
-        ((state.id, state.created_at, state.expires_at, state.revoked_at) for state in states),
+        ((state.id, moment(state.created_at), moment(state.expires_at), moment(state.revoked_at)) for state in states),
     )
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from entrepot.cli.output import Json, actor, print_json, print_table
+from entrepot.cli.output import Json, actor, moment, print_json, print_table
 from entrepot.cli.parts import open_parts
 
 app = typer.Typer(help="API keys: what a program may do over the platform API.", no_args_is_help=True)
@@ -51,7 +51,7 @@ def list_keys(context: typer.Context, json: Json = False) -> None:
                     key.name,
                     " ".join(sorted(key.scopes)),
                     "any" if key.plans is None else " ".join(sorted(key.plans)),
-                    f"{key.created_at:%Y-%m-%d %H:%M}",
+                    moment(key.created_at),
                     key.revoked_at and f"{key.revoked_at:%Y-%m-%d %H:%M}",
                 )
                 for key in keys

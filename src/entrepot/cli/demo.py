@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,11 +46,11 @@ plans:
 """
 _REPLICATION = """\
 sources:
-  vendor: {{type: oci, url: "{url}", username: "{username}", password_file: "{password_file}"}}
+  vendor: {{type: oci, url: {url}, username: {username}, password_file: {password_file}}}
 rules:
   demo:
     source: vendor
-    repositories: ["{image}", "{chart}", "{internal}"]
+    repositories: [{repositories}]
     tags: {{include: ["*"]}}
 """
 
@@ -79,8 +80,8 @@ def demo(
     ] = False,
 ) -> None:
     """Tell the whole story on this machine: replicate, issue, pull, revoke."""
-    if source is not None and not source_password_stdin:
-        raise typer.BadParameter("give the password, too: --source-password-stdin", param_hint="--source")
+    if source is not None and not (source_user and source_password_stdin):
+        raise typer.BadParameter("give --source-user and --source-password-stdin, too", param_hint="--source")
     password = sys.stdin.readline().rstrip("\n") if source_password_stdin else ""
     given = Source(source, source_user, password) if source is not None else None
     with tempfile.TemporaryDirectory(prefix="entrepot-demo-") as folder, _servers() as start:
@@ -141,6 +142,7 @@ class _Story:
             self._console.print(f"\n[bold green]Done[/] in {time.monotonic() - begun:.0f} seconds.")
             if not once:
                 await self._serve_on(url)
+            self._console.print("The servers are stopped and the folder is removed.")
 
     async def _publish(self, session: "aiohttp.ClientSession") -> Source:
         from entrepot.demo.content import make_chart, make_image
@@ -171,16 +173,16 @@ class _Story:
         from entrepot.demo.registry_user import wait_until_ready
 
         self._head(2, "Entrepot copies image and chart out of it")
-        password_file = self._write("vendor-password", source.password)
+        scalars = {
+            "url": source.url,
+            "username": source.username,
+            "password_file": str(self._write("vendor-password", source.password)),
+        }
         rule = _REPLICATION.format(
-            url=source.url,
-            username=source.username,
-            password_file=password_file,
-            image=IMAGE,
-            chart=CHART,
-            internal=INTERNAL,
+            repositories=f"{IMAGE}, {CHART}, {INTERNAL}",
+            **{name: json.dumps(value) for name, value in scalars.items()},
         )
-        self._write("replication.yaml", rule)
+        self._show(self._write("replication.yaml", rule))
         url: str = self._start(self._data, _free_port(8080))
         await wait_until_ready(session, url, _START_SECONDS)
         self._run(self._data, "replicate", "apply", str(self._folder / "replication.yaml"))
@@ -191,7 +193,7 @@ class _Story:
         from entrepot.demo.registry_user import Refused, call_api
 
         self._head(3, "Somebody signs up; the platform asks for a credential")
-        self._write("plans.yaml", _PLANS)
+        self._show(self._write("plans.yaml", _PLANS))
         self._run(self._data, "plan", "apply", str(self._folder / "plans.yaml"))
         arguments = ("create", "platform", "--scope", "accounts:write", "--plan", "free", "--json")
         key = json.loads(self._run(self._data, "api-key", *arguments))["secret"]
@@ -216,10 +218,8 @@ class _Story:
         for repository, tag in ((IMAGE, TAG), (CHART, CHART_TAG)):
             pulled = await customer.pull(repository, tag)
             size = pulled.size / 1e6
-            self._say(
-                f"pulled {repository}:{tag}  {pulled.digest}\n"
-                f"   {pulled.parts} parts, {size:.1f} MB, every digest right"
-            )
+            self._say(f"pulled {repository}:{tag}  {pulled.digest}")
+            self._say(f"  {pulled.parts} manifests and blobs, {size:.1f} MB, every digest right")
         host = url.removeprefix("http://")
         self._say("What the customer would type:")
         for line in (
@@ -271,11 +271,11 @@ class _Story:
             await asyncio.sleep(0.2)
         else:
             raise DemoFailed("the pulls were not counted")
-        self._run(self._data, "account", "show", name, is_shown=True)
+        self._say(self._run(self._data, "account", "show", name).rstrip())
 
     async def _serve_on(self, url: str) -> None:
         self._head(6, "Serving until Ctrl-C")
-        self._say(f"registry  {url.removeprefix('http://')}\n   API docs  {url}/api/docs\n   metrics   {url}/metrics")
+        self._say(f"registry  {url.removeprefix('http://')}\nAPI docs  {url}/api/docs\nmetrics   {url}/metrics")
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -307,7 +307,12 @@ class _Story:
         self._console.print(f"\n[bold]{number}. {text}[/]")
 
     def _say(self, text: str) -> None:
-        self._console.print(f"   {text}", markup=False, soft_wrap=True)
+        self._console.print(textwrap.indent(text, "   "), markup=False, soft_wrap=True)
+
+    def _show(self, file: Path) -> None:
+        """Show a file that the reader would write."""
+        self._console.print(f"   $ cat {file}", style="dim", soft_wrap=True)
+        self._say(file.read_text(encoding="utf-8").rstrip())
 
 
 def _program(data: Path) -> list[str]:

@@ -3,6 +3,7 @@
 import getpass
 import json
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,6 +33,11 @@ def print_json(document: object) -> None:
         print(document.model_dump_json(indent=2, exclude_none=True))
     else:
         print(json.dumps(document, indent=2, default=str))
+
+
+def moment(at: datetime | None) -> str:
+    """An instant as people read it; nothing for none."""
+    return "" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

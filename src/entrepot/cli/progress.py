@@ -13,6 +13,7 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.table import Column
 
 from entrepot.oci.digest import Digest
 from entrepot.replication.differences import Change, count_changes
@@ -30,7 +31,7 @@ from entrepot.replication.events import (
 
 # Bars of finished blobs that stay on the screen.
 _KEPT_BARS = 12
-_DIGEST_CHARACTERS = 12
+_DIGEST_CHARACTERS = 8
 
 
 @contextmanager
@@ -38,11 +39,11 @@ def showing() -> Iterator[Tell]:
     """A listener that shows a run while the context lasts."""
     console = Console(highlight=False)
     bars = Progress(
-        TextColumn("   {task.description}"),
-        BarColumn(bar_width=30),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, ratio=1)),
+        BarColumn(bar_width=20),
+        DownloadColumn(table_column=Column(no_wrap=True, justify="right")),
+        TransferSpeedColumn(table_column=Column(no_wrap=True, justify="right")),
+        TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
         console=console,
         disable=not console.is_terminal,
     )
@@ -90,4 +91,4 @@ class _Display:
             self._bars.remove_task(self._finished.pop(0))
 
     def _print(self, text: str) -> None:
-        self._bars.console.print(f"   {text}", markup=False, soft_wrap=True)
+        self._bars.console.print(text, markup=False, soft_wrap=True)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from entrepot.cli.output import Json, actor, print_json, print_table
+from entrepot.cli.output import Json, actor, moment, print_json, print_table
 from entrepot.cli.parts import open_parts
 from entrepot.errors import EntrepotError
 
@@ -132,7 +132,7 @@ def run(
 
             with showing() as tell:
                 finished = parts.run(parts.replications.run(name, actor(), tell))
-            print(f"   {_tell_report(finished)}")
+            print(_tell_report(finished))
     if finished.status != "done":
         raise RunFailed(f"replication of {name!r} failed: {_tell_problem(finished.report)}")
 
@@ -150,11 +150,8 @@ def status(
         print_json({"runs": [run.to_document() for run in runs]})
         return
     print_table(
-        ("RULE", "STATUS", "QUEUED (UTC)", "SECONDS", "RESULT"),
-        (
-            (run.rule, run.status, f"{run.queued_at:%Y-%m-%d %H:%M:%S}", _seconds(run), _tell_report(run))
-            for run in runs
-        ),
+        ("RULE", "STATUS", "QUEUED", "SECONDS", "RESULT"),
+        ((run.rule, run.status, moment(run.queued_at), _seconds(run), _tell_report(run)) for run in runs),
     )
 
 
