@@ -31,7 +31,7 @@ def main() -> None:
         "--workers", type=int, default=os.cpu_count() or 1, help="Entrepot's server processes (default: one per core)"
     )
     arguments = parser.parse_args()
-    console = Console(width=120)
+    console = Console(width=170)
     with tempfile.TemporaryDirectory(prefix="entrepot-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         root = folder / "nginx-root"

@@ -8,8 +8,6 @@ from bench.servers import Server, find_program
 
 # Without it the CNCF distribution 2.8 tries to turn a manifest into schema 1.
 _ACCEPT = "application/vnd.oci.image.manifest.v1+json"
-# Without it the CNCF distribution 2.8 tries to turn a manifest into schema 1.
-_ACCEPT = "application/vnd.oci.image.manifest.v1+json"
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 _SIZES = {"B": 1, "KB": 1024, "MB": 1024**2, "GB": 1024**3}
 
@@ -49,8 +47,8 @@ def run_wrk(server: Server, path: str, *, connections: int, seconds: int, author
     cpu = server.cpu_seconds() - before
     return Result(
         requests_per_second=float(_find(r"Requests/sec:\s+([\d.]+)", output)),
-        p50_seconds=_seconds(_find(r"50%\s+(\S+)", output)),
-        p99_seconds=_seconds(_find(r"99%\s+(\S+)", output)),
+        p50_seconds=_seconds(_find(r"(?m)^\s+50%\s+(\S+)", output)),
+        p99_seconds=_seconds(_find(r"(?m)^\s+99%\s+(\S+)", output)),
         bytes_per_second=_bytes(_find(r"Transfer/sec:\s+(\S+)", output)),
         errors=int(_find(r"Non-2xx or 3xx responses: (\d+)", output, "0")),
         cpu_seconds=cpu,

@@ -97,6 +97,10 @@ class BlobStore:
         try:
             with _storage_errors():
                 await obstore.put_async(self._store, key, meter, chunk_size=PIECE_BYTES * 4, max_concurrency=2)
+        except asyncio.CancelledError:
+            # The library may have been quicker than the cancellation.
+            await asyncio.shield(self.drop(Staged(key, 0, "")))
+            raise
         except EntrepotError:
             if meter.failure is not None:
                 raise meter.failure from None

@@ -1,0 +1,56 @@
+from collections.abc import AsyncIterator
+
+import pytest
+
+from entrepot.replication.backoff import Backoff, Deadlines
+from entrepot.replication.registry_source import open_registry
+from entrepot.replication.rules import parse_rule_file
+from entrepot.replication.runs import Replications, Run
+from entrepot.storage.clock import utc_now
+from tests.support.hostile import HostileRegistry, serving
+from tests.support.served import TESTER, Served
+
+RULE = "all"
+
+
+class Replicating:
+    """Replication from a hostile registry into the served application, impatient enough for tests."""
+
+    def __init__(self, served: Served) -> None:
+        self.served = served
+        self.replications = Replications(
+            served.parts.database,
+            served.parts.registry,
+            utc_now,
+            concurrency=4,
+            open_source=lambda spec: open_registry(
+                spec,
+                deadlines=Deadlines(connect_seconds=1, idle_seconds=0.5, answer_seconds=1),
+                backoff=Backoff(attempts=3, first_seconds=0.01, most_seconds=0.05),
+            ),
+        )
+
+    async def apply(self, url: str, **login: str) -> None:
+        """Apply a rule that copies everything below smm/."""
+        document = {
+            "sources": {"hostile": {"type": "oci", "url": url, **login}},
+            "rules": {RULE: {"source": "hostile", "repositories": ["smm/*"], "tags": {"include": ["*"]}}},
+        }
+        await self.replications.apply(parse_rule_file(document), TESTER)
+
+    async def run(self) -> Run:
+        """Run it."""
+        return await self.replications.run(RULE, TESTER)
+
+
+@pytest.fixture
+async def hostile() -> AsyncIterator[HostileRegistry]:
+    async with serving() as registry:
+        yield registry
+
+
+@pytest.fixture
+async def replicating(served: Served, hostile: HostileRegistry) -> Replicating:
+    replicating = Replicating(served)
+    await replicating.apply(hostile.url)
+    return replicating

@@ -1,0 +1,78 @@
+from typing import Any
+
+import pytest
+
+from entrepot.errors import EntrepotError, SourceLied, SourceUnreachable, StorageFull
+from entrepot.oci.digest import Digest
+from entrepot.oci.manifest import Descriptor
+from entrepot.oci.reference import RepositoryName, Tag
+from entrepot.replication.differences import Item
+from entrepot.replication.events import (
+    BlobAdvanced,
+    BlobEnded,
+    BlobFound,
+    BlobMounted,
+    BlobStarted,
+    ItemFailed,
+    ItemFinished,
+    Listed,
+    RepositoryFailed,
+)
+from entrepot.replication.report import MAX_FAILURES, Report
+
+NAME = RepositoryName("smm/api")
+ITEM = Item(NAME, NAME, Tag("v1"), Digest.of(b"manifest"), None)
+BLOB = Descriptor("application/octet-stream", Digest.of(b"blob"), 4)
+
+
+def test_a_run_is_counted() -> None:
+    report = Report()
+    for event in (
+        Listed([ITEM]),
+        BlobStarted(NAME, BLOB),
+        BlobAdvanced(BLOB, 3),
+        BlobAdvanced(BLOB, 1),
+        BlobEnded(BLOB, is_complete=True),
+        BlobEnded(BLOB, is_complete=False),
+        BlobMounted(BLOB),
+        BlobFound(BLOB),
+        ItemFinished(ITEM),
+    ):
+        report.note(event)
+    assert report.is_good
+    assert report.to_document() == {
+        "tags": {"new": 1, "changed": 0, "same": 0},
+        "tags_copied": 1,
+        "blobs_copied": 1,
+        "blobs_mounted": 1,
+        "blobs_present": 1,
+        "bytes": 4,
+        "failed": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (SourceLied("wrong"), {"side": "source", "problem": "wrong", "is_temporary": False}),
+        (SourceUnreachable("away"), {"side": "source", "problem": "away", "is_temporary": True}),
+        (StorageFull("full"), {"side": "destination", "problem": "full", "is_temporary": True}),
+    ],
+)
+def test_a_failure_says_which_side_and_whether_to_try_again(error: EntrepotError, expected: dict[str, Any]) -> None:
+    report = Report()
+    report.note(ItemFailed(ITEM, error))
+    report.note(RepositoryFailed(NAME, error))
+    report.note_end(error)
+    assert not report.is_good
+    document = report.to_document()
+    assert document["failures"] == [{"what": "smm/api:v1"} | expected, {"what": "smm/api"} | expected]
+    assert document["problem"] == expected
+
+
+def test_a_report_stays_small_when_everything_fails() -> None:
+    report = Report()
+    for _ in range(MAX_FAILURES * 2):
+        report.note(ItemFailed(ITEM, SourceLied("wrong")))
+    assert report.to_document()["failed"] == MAX_FAILURES * 2
+    assert len(report.to_document()["failures"]) == MAX_FAILURES

@@ -1,0 +1,128 @@
+from typing import Any
+
+import pytest
+
+from entrepot.errors import RuleInvalid
+from entrepot.oci.reference import RepositoryName, Tag
+from entrepot.replication.rules import Rule, SourceSpec, parse_rule_file
+
+SOURCE = {"type": "oci", "url": "https://registry.example.com", "username": "reader", "password_file": "/run/secret"}
+RULE = {"source": "internal", "repositories": ["smm/*"], "tags": {"include": ["v*"], "exclude": ["*-dev"]}}
+
+
+def without(document: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        pytest.param(SOURCE | {"type": "ecr"}, "sources.internal.type: ecr is not supported", id="ecr"),
+        pytest.param(without(SOURCE, "type"), "sources.internal.type: must be oci", id="no-type"),
+        pytest.param(without(SOURCE, "url"), "sources.internal.url: must be http", id="no-url"),
+        pytest.param(SOURCE | {"url": "registry.example.com"}, "sources.internal.url: must be", id="no-scheme"),
+        pytest.param(SOURCE | {"url": "ftp://registry"}, "sources.internal.url: must be", id="other-scheme"),
+        pytest.param(SOURCE | {"url": "https://r/v2"}, "sources.internal.url: must be", id="path"),
+        pytest.param(SOURCE | {"url": "https://u:p@r"}, "sources.internal.url: must be", id="login-in-url"),
+        pytest.param(SOURCE | {"url": "https://r:99999"}, "sources.internal.url: must be", id="port"),
+        pytest.param(SOURCE | {"url": "https://r\nx"}, "sources.internal.url: must be", id="line-break"),
+        pytest.param(
+            SOURCE | {"password": "x"}, "sources.internal.password: a password does not", id="inline-password"
+        ),
+        pytest.param(SOURCE | {"password_env": "P"}, "keep one", id="two-passwords"),
+        pytest.param(without(SOURCE, "username"), "give both or none", id="password-alone"),
+        pytest.param(without(SOURCE, "password_file"), "give both or none", id="username-alone"),
+        pytest.param(
+            SOURCE | {"password_file": "x"}, "sources.internal.password_file: must be an absol", id="relative"
+        ),
+        pytest.param(
+            without(SOURCE, "password_file") | {"password_env": "ENTREPOT_SECRET_KEY"},
+            "sources.internal.password_env: ENTREPOT_",
+            id="our-own-settings",
+        ),
+        pytest.param(SOURCE | {"proxy": "x"}, "sources.internal.proxy: not a field", id="unknown"),
+        pytest.param([], "sources.internal: must be a mapping", id="list"),
+    ],
+)
+def test_a_malformed_source_is_refused_with_its_place(document: object, problem: str) -> None:
+    with pytest.raises(RuleInvalid, match=f"^sources.internal.*{problem.rsplit(': ', maxsplit=1)[-1][:40]}") as refusal:
+        SourceSpec.parse("internal", document)
+    assert problem in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        pytest.param(without(RULE, "source"), "rules.smm.source: must be", id="no-source"),
+        pytest.param(without(RULE, "repositories"), "rules.smm.repositories: must be a list", id="no-repositories"),
+        pytest.param(RULE | {"repositories": []}, "rules.smm.repositories: must be a list", id="empty"),
+        pytest.param(RULE | {"repositories": "smm/*"}, "rules.smm.repositories: must be a list", id="text"),
+        pytest.param(RULE | {"repositories": ["ok", 1]}, "rules.smm.repositories[1]: must be text", id="number"),
+        pytest.param(RULE | {"repositories": ["a b"]}, "rules.smm.repositories[0]: glob", id="bad-glob"),
+        pytest.param(RULE | {"repositories": ["SMM/api"]}, "rules.smm.repositories[0]: repository name", id="case"),
+        pytest.param(without(RULE, "tags"), "rules.smm.tags: say which", id="no-tags"),
+        pytest.param(RULE | {"tags": {}}, "rules.smm.tags.include: must be a list", id="no-include"),
+        pytest.param(
+            RULE | {"tags": {"include": ["*"], "semver": ">1"}}, "rules.smm.tags.semver: not supp", id="semver"
+        ),
+        pytest.param(RULE | {"tags": {"include": ["*"], "newest": 3}}, "rules.smm.tags.newest: not supp", id="newest"),
+        pytest.param(RULE | {"schedule": "* * * * *"}, "rules.smm.schedule: not supported", id="schedule"),
+        pytest.param(RULE | {"target": "all"}, "rules.smm.target: several repositories", id="one-target"),
+        pytest.param(RULE | {"target": "Public/{repository}"}, "rules.smm.target: repository name", id="target-case"),
+        pytest.param(RULE | {"target": "{repo}/{repository}"}, "rules.smm.target: repository name", id="placeholder"),
+        pytest.param(RULE | {"taget": "x"}, "rules.smm.taget: not a field here; known are", id="typo"),
+    ],
+)
+def test_a_malformed_rule_is_refused_with_its_place(document: object, problem: str) -> None:
+    with pytest.raises(RuleInvalid) as refusal:
+        Rule.parse("smm", document)
+    assert str(refusal.value).startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        pytest.param(None, "the file: must be a mapping", id="empty"),
+        pytest.param({}, "the file: names neither", id="nothing"),
+        pytest.param({"rule": {}}, "rule: not a field here", id="unknown"),
+        pytest.param({"rules": []}, "rules: must be a mapping", id="list"),
+        pytest.param({"rules": {"Smm": RULE}}, "rules.Smm: a name takes", id="name"),
+        pytest.param({"sources": {"a/b": SOURCE}}, "sources.a/b: a name takes", id="source-name"),
+    ],
+)
+def test_a_malformed_file_is_refused_with_its_place(document: object, problem: str) -> None:
+    with pytest.raises(RuleInvalid) as refusal:
+        parse_rule_file(document)
+    assert str(refusal.value).startswith(problem)
+
+
+def test_a_file_reads_back_as_it_was_written() -> None:
+    file = parse_rule_file({"sources": {"internal": SOURCE}, "rules": {"smm": RULE}})
+    source, rule = file.sources[0], file.rules[0]
+    assert SourceSpec.parse("internal", source.to_document()) == source
+    assert Rule.parse("smm", rule.to_document()) == rule
+
+
+@pytest.mark.parametrize(
+    ("tag", "is_selected"),
+    [("v1.0", True), ("v", True), ("v1.0-dev", False), ("latest", False)],
+)
+def test_tags_are_included_unless_excluded(tag: str, is_selected: bool) -> None:
+    assert Rule.parse("smm", RULE).tags.selects(Tag.parse(tag)) is is_selected
+
+
+def test_repositories_without_globs_need_no_listing() -> None:
+    rule = Rule.parse("smm", RULE | {"repositories": ["smm/web", "smm/api", "smm/api"]})
+    assert rule.literal_repositories() == [RepositoryName("smm/api"), RepositoryName("smm/web")]
+    assert Rule.parse("smm", RULE).literal_repositories() is None
+
+
+def test_a_target_renames() -> None:
+    rule = Rule.parse("smm", RULE | {"target": "public/{repository}"})
+    assert rule.target_of(RepositoryName("smm/api")) == RepositoryName("public/smm/api")
+
+
+def test_a_target_name_that_grows_too_long_is_refused() -> None:
+    rule = Rule.parse("smm", RULE | {"target": "public/{repository}"})
+    with pytest.raises(RuleInvalid, match=r"^rules.smm.target: for s+: repository name of 257 characters"):
+        rule.target_of(RepositoryName("s" * 250))
