@@ -227,8 +227,8 @@ class Replications:
                 active = records.find_active_run(connection, name) or row
                 if not is_here or not self._is_free(active, now):
                     raise RunActive(
-                        f"rule {name!r} has a run that is {active['status']}, since {active['queued_at']:%H:%M:%S} "
-                        f"UTC; see: entrepot replicate status {name}"
+                        f"rule {name!r} has a run that is {active['status']}; see: entrepot replicate status {name}. "
+                        f"If its process died, another takes it over {self._silence.seconds} seconds later"
                     )
                 run_id = active["id"]
             return self._take(connection, run_id, now) if is_here else _get_run(connection, run_id)
