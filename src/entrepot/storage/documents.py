@@ -16,6 +16,8 @@ from entrepot.errors import FileInvalid
 
 MAX_BYTES = 1024 * 1024
 
+_PLAIN_TAGS = {"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
+
 Place = tuple[str | int, ...]
 """The way to a value: keys of mappings and positions in lists."""
 
@@ -80,6 +82,8 @@ class _Reader:
         """The value of a node; lines are noted on the way."""
         line = node.start_mark.line + 1
         self.lines.setdefault(place, line)
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN_TAGS:
+            raise FileInvalid(str(self.path), line, f"the tag {node.tag[:80]!r} is not read here")
         if isinstance(node, yaml.MappingNode):
             return self._read_mapping(node, place)
         if isinstance(node, yaml.SequenceNode):

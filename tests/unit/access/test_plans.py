@@ -1,0 +1,130 @@
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from entrepot.access.decisions import grant_scopes, verify_allowed
+from entrepot.access.plans import Plan, parse_plans
+from entrepot.access.scopes import Action, Scope, parse_scopes
+from entrepot.errors import PlanDenied, PlanInvalid, ScopeInsufficient
+from entrepot.oci.reference import RepositoryName
+
+API = RepositoryName("smm/api")
+GRANT = {"repositories": ["smm/**"], "actions": ["pull"]}
+FREE = Plan.parse("free", {"grants": [GRANT, {"repositories": ["dev/*"], "actions": ["pull", "push"]}]})
+
+
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        pytest.param(None, "plans.free: must be a mapping", id="nothing"),
+        pytest.param({}, "plans.free.grants: must be a list", id="no-grants"),
+        pytest.param({"grants": []}, "plans.free.grants: must be a list", id="empty"),
+        pytest.param({"grants": ["smm"]}, "plans.free.grants[0]: must be a mapping", id="text"),
+        pytest.param(
+            {"grants": [{"actions": ["pull"]}]}, "plans.free.grants[0].repositories: must", id="no-repository"
+        ),
+        pytest.param({"grants": [GRANT | {"actions": []}]}, "plans.free.grants[0].actions: must", id="no-action"),
+        pytest.param({"grants": [GRANT | {"actions": ["read"]}]}, "plans.free.grants[0].actions[0]: 'read'", id="read"),
+        pytest.param({"grants": [GRANT | {"repositories": [5]}]}, "plans.free.grants[0].repositories[0]", id="number"),
+        pytest.param({"grants": [GRANT | {"repositories": ["A b"]}]}, "plans.free.grants[0].repos", id="glob"),
+        pytest.param({"grants": [GRANT | {"tags": {}}]}, "plans.free.grants[0].tags: not supported", id="tags"),
+        pytest.param({"grants": [GRANT], "limits": {}}, "plans.free.limits: not supported", id="limits"),
+        pytest.param({"grants": [GRANT], "grant": 1}, "plans.free.grant: not a field here; known are", id="typo"),
+        pytest.param({"grants": [GRANT], "credential_lifetime": "soon"}, "plans.free.credential_lifetime", id="soon"),
+        pytest.param({"grants": [GRANT], "credential_lifetime": 90}, "plans.free.credential_lifetime", id="unitless"),
+        pytest.param({"grants": [GRANT], "credential_lifetime": "0d"}, "plans.free.credential_lifetime", id="zero"),
+        pytest.param({"grants": [GRANT], "credential_lifetime": "9999999999d"}, "plans.free.cred", id="for-ever"),
+        pytest.param({"grants": [GRANT] * 101}, "plans.free.grants: has 101 entries", id="many"),
+    ],
+)
+def test_a_malformed_plan_is_refused_with_its_place(document: Any, problem: str) -> None:
+    with pytest.raises(PlanInvalid) as refusal:
+        Plan.parse("free", document)
+    assert str(refusal.value).startswith(problem)
+
+
+@pytest.mark.parametrize("name", ["", "Free", "a/b", "x" * 64, "-a", "a b"])
+def test_a_malformed_name_is_refused(name: str) -> None:
+    with pytest.raises(PlanInvalid):
+        Plan.parse(name, {"grants": [GRANT]})
+
+
+@pytest.mark.parametrize("document", [None, [], {}, {"plans": {}}, {"plans": []}, {"plan": {}}])
+def test_a_file_without_plans_is_refused(document: Any) -> None:
+    with pytest.raises(PlanInvalid):
+        parse_plans(document)
+
+
+def test_a_plan_reads_back_as_it_was_written() -> None:
+    plan = Plan.parse("free", {"grants": [GRANT], "credential_lifetime": "90d"})
+    assert plan.credential_lifetime == timedelta(days=90)
+    assert Plan.parse("free", plan.to_document()) == plan
+
+
+@pytest.mark.parametrize(
+    ("repository", "action", "expected"),
+    [
+        ("smm/api", Action.PULL, True),
+        ("smm/a/b", Action.PULL, True),
+        ("smm/api", Action.PUSH, False),
+        ("dev/x", Action.PUSH, True),
+        ("dev/x", Action.DELETE, False),
+        ("internal/api", Action.PULL, False),
+        ("smm", Action.PULL, False),
+    ],
+)
+def test_a_plan_allows_what_a_grant_covers_and_nothing_else(repository: str, action: Action, expected: bool) -> None:
+    for _ in range(2):  # the second answer comes from memory
+        assert FREE.allows(RepositoryName(repository), action) is expected
+
+
+def test_a_plan_remembers_a_bounded_number_of_answers() -> None:
+    plan = Plan.parse("free", {"grants": [GRANT]})
+    for number in range(6000):
+        assert plan.allows(RepositoryName(f"smm/r{number}"), Action.PULL)
+    assert len(plan._memory) <= 4096
+
+
+def test_the_plan_is_asked_before_the_token() -> None:
+    scopes = (Scope("repository", "internal/api", frozenset({"pull"})),)
+    with pytest.raises(PlanDenied, match="plan 'free' does not allow pull on 'internal/api'"):
+        verify_allowed(FREE, scopes, RepositoryName("internal/api"), Action.PULL)
+
+
+@pytest.mark.parametrize(
+    "scopes",
+    [
+        (),
+        (Scope("repository", "smm/web", frozenset({"pull"})),),
+        (Scope("repository", "smm/api", frozenset({"push"})),),
+        (Scope("registry", "smm/api", frozenset({"pull"})),),
+    ],
+)
+def test_a_token_for_something_else_does_not_do(scopes: tuple[Scope, ...]) -> None:
+    with pytest.raises(ScopeInsufficient):
+        verify_allowed(FREE, scopes, API, Action.PULL)
+
+
+def test_the_credential_itself_needs_no_scope() -> None:
+    verify_allowed(FREE, None, API, Action.PULL)
+
+
+@pytest.mark.parametrize(
+    ("asked", "granted"),
+    [
+        ("repository:smm/api:pull", ["repository:smm/api:pull"]),
+        ("repository:smm/api:pull,push", ["repository:smm/api:pull"]),
+        ("repository:smm/api:*", ["repository:smm/api:pull"]),
+        ("repository:dev/x:*", ["repository:dev/x:pull,push"]),
+        ("repository:internal/api:pull", []),
+        ("repository:SMM/api:pull", []),
+        ("repository:../smm:pull", []),
+        ("repository:smm/api:", []),
+        ("registry:catalog:*", ["registry:catalog:*"]),
+        ("registry:other:*", []),
+        ("plugin:smm/api:pull", []),
+    ],
+)
+def test_a_token_gets_what_the_plan_allows_of_what_was_asked(asked: str, granted: list[str]) -> None:
+    assert [str(scope) for scope in grant_scopes(FREE, parse_scopes([asked]))] == granted
