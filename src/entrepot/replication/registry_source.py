@@ -119,29 +119,33 @@ class RegistrySource:
 
     async def _read_blob(self, repository: RepositoryName, blob: Descriptor) -> AsyncGenerator[bytes, None]:
         url = self._url(repository, "blobs", blob.digest)
-        at = failures = 0
+        at = failures = failed_at = 0
         while at < blob.size:
             headers = {"Range": f"bytes={at}-"} if at else {}
-            begun, began_at = time.monotonic(), at
+            # Of this try alone: the wait between two is ours, not the source's.
+            received, begun = 0, time.monotonic()
             try:
                 async with self._transport.open("GET", url, scope=_pull_scope(repository), headers=headers) as answer:
                     # What ignores Range sends everything again.
                     skip = at if answer.status == _OK else 0
                     self._verify_length(answer, blob, at - skip, repository)
                     async for piece in answer.content.iter_chunked(PIECE_BYTES):
+                        received += len(piece)
                         fresh = piece[skip:] if skip else piece
                         skip = max(skip - len(piece), 0)
                         at += len(fresh)
                         if at > blob.size:
                             raise SourceLied(f"{self._blob(repository, blob)} has more than its {blob.size} bytes")
-                        self._verify_pace(url, at - began_at, time.monotonic() - begun)
-                        failures = 0 if fresh else failures
+                        self._verify_pace(url, received, time.monotonic() - begun)
+                        if at - failed_at >= PIECE_BYTES:
+                            failures = 0
                         if fresh:
                             yield fresh
                 if at < blob.size:
                     raise SourceLied(f"{self._blob(repository, blob)} ends after {at} of {blob.size} bytes")
             except SourceUnreachable as error:
                 failures += 1
+                failed_at = at
                 await self._transport.wait(failures, error)
 
     def _verify_length(
