@@ -42,7 +42,7 @@ bench: env tools ## measure side by side with other registries, and print the ra
 docs: env ## write the generated parts of the documentation anew
 	$(BIN)/python scripts/write_reference.py
 
-tools: ## install the clients and servers that tests talk to (apt, PyPI)
+tools: env ## install the clients and servers that tests talk to (apt, PyPI)
 	scripts/install-test-tools
 
 env: .venv/.ready

@@ -5,12 +5,15 @@ Nothing below this module reads settings, and nothing is global: what a part nee
 
 import asyncio
 import ctypes
+import hmac
+import multiprocessing
 import os
 import secrets
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,21 +29,26 @@ from entrepot.accounts.plans import Plans
 from entrepot.accounts.service import Accounts
 from entrepot.accounts.tokens import Tokens
 from entrepot.accounts.usage import UsageCounter
-from entrepot.errors import DatabaseUnavailable, SettingsInvalid
+from entrepot.errors import DatabaseUnavailable, GlobInvalid, SettingsInvalid
 from entrepot.logs import configure_logs
+from entrepot.registry.garbage import GarbageCollector
+from entrepot.registry.policies import Policies
 from entrepot.registry.service import Registry
 from entrepot.registry.uploads import Uploads
 from entrepot.replication.runs import Replications
-from entrepot.settings import LogFormat, LogLevel, Settings, load_settings
-from entrepot.storage.blobs import BlobStore
+from entrepot.settings import MIN_SECRET_KEY_CHARACTERS, LogFormat, LogLevel, Settings, load_settings
+from entrepot.storage.blobs import BlobStore, StoreOptions
 from entrepot.storage.clock import utc_now
 from entrepot.storage.database import Database
 from entrepot.storage.signals import Signals
 
 if TYPE_CHECKING:
+    from entrepot.storage.redis_wire import RedisWire
     from entrepot.web.asgi import App
     from entrepot.web.front import Front
+    from entrepot.web.oci.pull import Redirects
 
+_PUBLIC_URL = "public_url"
 TOKEN_PATH = "/token"  # noqa: S105 - a path
 
 
@@ -62,6 +70,15 @@ class Parts:
     usage: UsageCounter
     audit: AuditLog
     replications: Replications
+    garbage: GarbageCollector
+
+    def remember_public_url(self) -> None:
+        """Note by which address this server is reached, for commands that were not told."""
+        self.database.remember(_PUBLIC_URL, self.settings.effective_public_url)
+
+    def find_public_url(self) -> str:
+        """The address by which clients reach the server: as set, else as the last that served had it."""
+        return self.settings.public_url or self.database.recall(_PUBLIC_URL) or self.settings.effective_public_url
 
 
 @contextmanager
@@ -77,13 +94,21 @@ def opened_parts(settings: Settings) -> Iterator[Parts]:
 def build_parts(settings: Settings) -> Parts:
     """The parts, listening for changes of other processes. Raises SettingsInvalid or DatabaseUnavailable."""
     prepare_folder(settings.data)
-    database = Database(settings.effective_database_url)
-    database.migrate()
-    signals = Signals(database, utc_now)
-    blobs = BlobStore(settings.effective_storage_url)
-    keys = Keys.derive(read_secret_key(settings))
+    database = open_database(settings)
+    if database.is_embedded:
+        database.migrate()
+    else:
+        database.verify_migrated()
+    secret_key = read_secret_key(settings)
+    verify_same_key(database, secret_key)
+    keys = Keys.derive(secret_key)
+    signals = Signals(database, utc_now, wire=_open_wire(settings), outage_seconds=settings.database.outage_seconds)
+    blobs = open_storage(settings)
     limit = settings.limits.blob_bytes
-    registry = Registry(database, blobs, signals, utc_now, max_blob_bytes=limit)
+    grace = timedelta(seconds=settings.gc.grace_seconds)
+    registry = Registry(
+        database, blobs, signals, utc_now, max_blob_bytes=limit, grace=grace, policies=_read_policies(settings)
+    )
     directory = Directory(database, signals)
     tokens = Tokens(keys, utc_now, service=settings.registry_host)
     parts = Parts(
@@ -98,12 +123,45 @@ def build_parts(settings: Settings) -> Parts:
         api_keys=ApiKeys(database, signals, utc_now, keys),
         authenticator=Authenticator(directory, tokens, keys, utc_now),
         tokens=tokens,
-        usage=UsageCounter(database, utc_now),
+        usage=UsageCounter(database),
         audit=AuditLog(database),
         replications=Replications(database, registry, utc_now, concurrency=settings.replication.concurrency),
+        garbage=GarbageCollector(database, blobs, signals, utc_now, grace=grace, untagged=settings.gc.untagged),
     )
     signals.start()
     return parts
+
+
+def open_database(settings: Settings) -> Database:
+    """The database, whatever its schema. Raises SettingsInvalid."""
+    return Database(settings.effective_database_url, connections=settings.database.connections)
+
+
+def open_storage(settings: Settings) -> BlobStore:
+    """Blob storage. Raises SettingsInvalid."""
+    options = StoreOptions(
+        endpoint=settings.storage.endpoint,
+        public_endpoint=settings.storage.public_endpoint,
+        region=settings.storage.region,
+    )
+    return BlobStore(settings.effective_storage_url, options)
+
+
+def _open_wire(settings: Settings) -> "RedisWire | None":
+    url = settings.redis_url.get_secret_value()
+    if not url:
+        return None
+    from entrepot.storage.redis_wire import RedisWire
+
+    return RedisWire(url)
+
+
+def _read_policies(settings: Settings) -> Policies:
+    wanted = settings.repositories
+    try:
+        return Policies.parse(wanted.immutable_tags, wanted.quotas, wanted.sparse_manifests)
+    except (GlobInvalid, ValueError) as error:
+        raise SettingsInvalid(f"ENTREPOT_REPOSITORIES__...: {error}") from error
 
 
 def close_parts(parts: Parts) -> None:
@@ -139,6 +197,9 @@ def build_app(parts: Parts) -> "Front":
         realm=settings.effective_public_url + TOKEN_PATH,
         service=settings.registry_host,
         stall_seconds=settings.limits.stall_seconds,
+        redirects=_read_redirects(parts),
+        max_blob_bytes=settings.limits.blob_bytes,
+        chunk_bytes_min=settings.limits.chunk_bytes_min,
     )
     token: App = TokenFace(
         parts.authenticator,
@@ -152,14 +213,14 @@ def build_app(parts: Parts) -> "Front":
         plans=parts.plans,
         usage=parts.usage,
         audit=parts.audit,
-        registry_host=settings.registry_host,
-        is_plain_http=settings.effective_public_url.startswith("http:"),
+        public_url=settings.effective_public_url,
     )
     ops: App = OpsFace(
         _collect_metrics, {"database": lambda: verify_database(parts), "storage": parts.blobs.verify_writable}
     )
     faces: list[tuple[str, App]] = [
         ("/v2", oci),
+        ("/v2/", oci),
         (TOKEN_PATH, token),
         ("/api/", create_api(services)),
         ("/livez", ops),
@@ -171,10 +232,20 @@ def build_app(parts: Parts) -> "Front":
         parts.usage.start()
 
     async def stopping() -> None:
-        await asyncio.to_thread(parts.usage.stop)
+        await parts.usage.stop()
         close_parts(parts)
 
     return Front(faces, starting=starting, stopping=stopping)
+
+
+def _read_redirects(parts: Parts) -> "Redirects | None":
+    from entrepot.web.oci.pull import Redirects
+
+    wanted = parts.settings.storage
+    if not (wanted.redirect and parts.blobs.can_sign):
+        return None
+    lifetime = timedelta(seconds=wanted.redirect_seconds)
+    return Redirects(lifetime, exempt=wanted.redirect_except, trusted_proxies=parts.settings.trusted_proxies)
 
 
 def _collect_metrics() -> CollectorRegistry:
@@ -187,8 +258,9 @@ def _collect_metrics() -> CollectorRegistry:
 
 
 async def verify_database(parts: Parts) -> None:
-    """Raises DatabaseUnavailable unless the database answers and has this version's schema."""
-    if not await asyncio.to_thread(parts.database.is_migrated):
+    """Raises DatabaseUnavailable unless the database answers and has a schema that this version can use."""
+    schema = await asyncio.to_thread(parts.database.schema)
+    if not schema.is_usable:
         raise DatabaseUnavailable("the database has another version's schema; run: entrepot migrate")
 
 
@@ -208,31 +280,61 @@ def prepare_folder(data: Path) -> None:
 
 
 def read_secret_key(settings: Settings) -> bytes:
-    """The secret that everything keyed comes from; made once, when no setting gives it."""
+    """The secret that everything keyed comes from; made once, when no setting gives it. Raises SettingsInvalid."""
     given = settings.secret_key.get_secret_value()
     if given:
         return given.encode()
     path = settings.data / "secret.key"
-    if not path.exists():
-        # Written aside and linked, so that of two processes one wins and neither reads half a key.
-        aside = path.with_name(f"secret.key.{secrets.token_hex(8)}")
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            path.hardlink_to(aside)
-        except FileExistsError:
-            pass
-        finally:
-            aside.unlink()
-    return path.read_text(encoding="ascii").strip().encode()
+    try:
+        if not path.exists():
+            _make_secret_key(path)
+        found = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsInvalid(f"the secret key {path} cannot be read: {error}") from error
+    if len(found) < MIN_SECRET_KEY_CHARACTERS:
+        raise SettingsInvalid(
+            f"the secret key {path} has {len(found)} characters instead of at least {MIN_SECRET_KEY_CHARACTERS}; "
+            "restore it from a backup, or remove it to begin anew, which voids every credential"
+        )
+    return found.encode()
+
+
+def _make_secret_key(path: Path) -> None:
+    # Written aside and linked, so that of two processes one wins and neither reads half a key.
+    aside = path.with_name(f"secret.key.{secrets.token_hex(8)}")
+    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        path.hardlink_to(aside)
+    except FileExistsError:
+        pass
+    finally:
+        aside.unlink()
+
+
+def verify_same_key(database: Database, secret_key: bytes) -> None:
+    """Raises SettingsInvalid unless this is the key that the installation began with: another one voids everything."""
+    fingerprint = hmac.digest(secret_key, b"entrepot secret key fingerprint", "sha256").hex()
+    if database.agree_on("secret_key_fingerprint", fingerprint) != fingerprint:
+        raise SettingsInvalid(
+            f"the database {database} belongs to another secret key, so that no credential in it could be used; "
+            "set ENTREPOT_SECRET_KEY (or _FILE) to the same value for every process"
+        )
 
 
 def die_with_parent() -> None:
     """Ask Linux to end this process with its supervisor: one killed with -9 must not leave its port taken.
 
+    Raises SystemExit when the supervisor is gone already: the kernel tells only of a death that is still to come.
     Source: prctl(2), PR_SET_PDEATHSIG.
     """
+    # A fork inherits the supervisor's handlers, which would swallow the signal until this process has its own.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     pr_set_pdeathsig = 1
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    supervisor = multiprocessing.parent_process()
+    if supervisor is not None and supervisor.pid != os.getppid():
+        raise SystemExit(1)

@@ -40,6 +40,14 @@ class RangeInvalid(Invalid):
     """A Range or Content-Range header that does not parse, or lies outside the content."""
 
 
+class RangeNotSatisfiable(RangeInvalid):
+    """A Range that lies outside the content, which has `size` bytes."""
+
+    def __init__(self, message: str, *, size: int) -> None:
+        super().__init__(message)
+        self.size = size
+
+
 class ManifestInvalid(Invalid):
     """A manifest that is not JSON, has the wrong shape, or the wrong media type."""
 
@@ -58,6 +66,10 @@ class ScopeInvalid(Invalid):
 
 class GlobInvalid(Invalid):
     """A pattern for names that cannot be read."""
+
+
+class RangeUnreadable(Invalid):
+    """A range of versions that cannot be read."""
 
 
 class PlanInvalid(Invalid):
@@ -95,6 +107,10 @@ class FileInvalid(Invalid):
 
 class TooLarge(Invalid):
     """A body beyond its limit; nothing of it is kept."""
+
+
+class TooManyChunks(TooLarge):
+    """An upload in more chunks than are kept; larger ones would do."""
 
 
 class ManifestTooLarge(TooLarge):
@@ -173,6 +189,18 @@ class ManifestReferenced(Conflict):
     """A manifest that an index in the same repository still names."""
 
 
+class BlobReferenced(Conflict):
+    """A blob that a manifest in the same repository still names."""
+
+
+class PreconditionFailed(Conflict):
+    """What the client made its change depend on (If-Match, If-None-Match) does not hold."""
+
+
+class TagImmutable(Conflict):
+    """A tag that must stay what it is (an operator's policy)."""
+
+
 class ApiKeyExists(Conflict):
     """An API key of this name is there already."""
 
@@ -183,6 +211,10 @@ class AccountClosed(Conflict):
 
 class RunActive(Conflict):
     """The rule has a run that is not finished."""
+
+
+class CollectionActive(Conflict):
+    """Another process collects garbage already."""
 
 
 class Unauthenticated(EntrepotError):
@@ -207,6 +239,10 @@ class Denied(EntrepotError):
 
 class PlanDenied(Denied):
     """The account's plan does not grant the action."""
+
+
+class QuotaExceeded(Denied):
+    """The repository has no room left for what was sent (an operator's policy)."""
 
 
 class ScopeInsufficient(Denied):

@@ -5,18 +5,22 @@ TOML), default. A secret may come from a file: `ENTREPOT_X_FILE` names it. An un
 environment as in the file, because a misspelt setting that is silently ignored is a hole.
 """
 
+import json
 import os
+import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -25,11 +29,29 @@ from pydantic_settings import (
 
 from entrepot.errors import SettingsInvalid
 
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
 PREFIX = "ENTREPOT_"
 # Names for the program itself rather than for what it serves.
 CONFIG_VARIABLE = "ENTREPOT_CONFIG"
 
 MIN_SECRET_KEY_CHARACTERS = 32
+
+
+def _split(value: Any) -> Any:
+    """A list as a variable has it: separated by commas, or as JSON."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""Texts, separated by commas."""
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split)]
+"""Networks such as `10.0.0.0/8`, separated by commas."""
 
 
 class LogFormat(StrEnum):
@@ -57,10 +79,82 @@ class Limits(_Group):
     """What one request may ask of the server."""
 
     blob_bytes: int = Field(default=64 * 1024**3, ge=1, description="The largest blob that may be pushed, in bytes.")
+    chunk_bytes_min: int = Field(
+        default=0,
+        ge=0,
+        description="Least length of an upload's chunks that clients are asked for (`OCI-Chunk-Min-Length`); 0: any.",
+    )
     stall_seconds: float = Field(
         default=60.0,
         gt=0,
         description="How long a client may send nothing in the middle of a body before it is given up.",
+    )
+
+
+class DatabaseOptions(_Group):
+    """How PostgreSQL is used."""
+
+    connections: int = Field(
+        default=10, ge=5, le=200, description="Connections to PostgreSQL that each process opens at most."
+    )
+    outage_seconds: float = Field(
+        default=60,
+        ge=0,
+        description="How long a process that cannot reach the database goes on serving what it has in memory.",
+    )
+
+
+class Storage(_Group):
+    """Object stores. Credentials come from the SDK's default chain; web identity needs no static key."""
+
+    endpoint: str = Field(default="", description="Address of the object store. Default: the cloud's own.")
+    public_endpoint: str = Field(
+        default="", description="Its address for clients, in presigned URLs. Default: the same."
+    )
+    region: str = Field(default="", description="The bucket's region. Default: from the environment.")
+    redirect: bool = Field(
+        default=True,
+        description="Whether clients fetch blobs from the object store itself, by presigned URLs; else through here.",
+    )
+    redirect_seconds: int = Field(default=60, ge=1, le=3600, description="How long a presigned URL is valid.")
+    redirect_except: Networks = Field(
+        default=(),
+        description="Networks whose clients get blobs through this server all the same, separated by commas.",
+    )
+
+
+class RepositoryPolicies(_Group):
+    """What holds for repositories, whoever uses them."""
+
+    immutable_tags: Words = Field(
+        default=(),
+        description="Tags that never move and cannot be deleted: `REPOSITORY:TAG` globs such as `smm/**:v*`, "
+        "separated by commas.",
+    )
+    quotas: dict[str, str] = Field(
+        default_factory=dict,
+        description='The most that a repository may hold, by glob, as JSON: `{"sandbox/**": "20GB"}`. '
+        "The least of what matches counts.",
+    )
+    sparse_manifests: Words = Field(
+        default=(),
+        description="Repositories (globs) where a manifest may name blobs and manifests that are not here, "
+        "separated by commas.",
+    )
+
+
+class GarbageCollection(_Group):
+    """What is removed, and when."""
+
+    interval_seconds: int = Field(default=3600, ge=0, description="How often jobs collect garbage; 0: never.")
+    grace_seconds: int = Field(
+        default=86400,
+        ge=0,
+        description="How long what nothing refers to is left alone. Every process must have the same; below some "
+        "minutes, slow pushes fail.",
+    )
+    untagged: bool = Field(
+        default=False, description="Whether manifests go that no tag, index or present subject leads to."
     )
 
 
@@ -98,13 +192,32 @@ class Settings(BaseSettings):
     public_url: str = Field(
         default="", description="The address by which clients reach this server. Default: `http://HOST:PORT`."
     )
-    database_url: str = Field(default="", description="Default: `sqlite:///DATA/entrepot.db`.")
-    storage_url: str = Field(default="", description="Where blobs are kept. Default: `file://DATA/blobs`.")
+    trusted_proxies: Networks = Field(
+        default=(),
+        description="Networks of the proxies in front of this server, whose `X-Forwarded-For` is believed, "
+        "separated by commas.",
+    )
+    database_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="`postgresql://USER:PASSWORD@HOST/NAME`. Default: `sqlite:///DATA/entrepot.db`.",
+    )
+    redis_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="`redis://[:PASSWORD@]HOST[:PORT]`, or `rediss://` for TLS: carries change notices between "
+        "processes sooner. Default: the database alone does.",
+    )
+    storage_url: str = Field(
+        default="", description="Where blobs are kept: `s3://BUCKET/PREFIX`. Default: `file://DATA/blobs`."
+    )
     secret_key: SecretStr = Field(
         default=SecretStr(""),
         description="From it come account names, stored secrets and token signatures, so every process must have the "
         "same one and losing it voids every credential. Default: made once, in `DATA/secret.key`.",
     )
+    database: DatabaseOptions = DatabaseOptions()
+    storage: Storage = Storage()
+    repositories: RepositoryPolicies = RepositoryPolicies()
+    gc: GarbageCollection = GarbageCollection()
     limits: Limits = Limits()
     log: Log = Log()
     replication: Replication = Replication()
@@ -154,9 +267,12 @@ class Settings(BaseSettings):
         return urlsplit(self.effective_public_url).netloc
 
     @property
-    def effective_database_url(self) -> str:
+    def effective_database_url(self) -> "str | URL":
         """Where the database is."""
-        return self.database_url or f"sqlite:///{self.data.absolute() / 'entrepot.db'}"
+        from sqlalchemy import URL
+
+        path = self.data.absolute() / "entrepot.db"
+        return self.database_url.get_secret_value() or URL.create("sqlite", database=str(path))
 
     @property
     def effective_storage_url(self) -> str:
@@ -181,6 +297,7 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
     """
     if config is not None:
         os.environ[CONFIG_VARIABLE] = str(config.absolute())
+    _drop_service_links(os.environ)
     _verify_names(os.environ)
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
@@ -190,6 +307,19 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
         raise SettingsInvalid(str(error)) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsInvalid(f"configuration file {os.environ.get(CONFIG_VARIABLE)}: {error}") from error
+
+
+# For a Service named `entrepot`, Kubernetes puts variables of these names into every pod of its namespace (Kubernetes,
+# "Accessing the Service", environment variables).
+_SERVICE_LINK = re.compile(r"ENTREPOT_(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_.+)?)")
+
+
+def _drop_service_links(environment: MutableMapping[str, str]) -> None:
+    """Forget what only looks like settings; the port is taken for one unless it is an address."""
+    for name in list(environment):
+        is_address = name == "ENTREPOT_PORT" and "://" in environment[name]
+        if is_address or _SERVICE_LINK.fullmatch(name):
+            del environment[name]
 
 
 def _secret_files() -> dict[str, str]:
@@ -221,9 +351,12 @@ class _SecretFiles(PydanticBaseSettingsSource):
             if target in os.environ:
                 raise SettingsInvalid(f"{variable} and {target} are both set; keep one")
             try:
-                found[target.removeprefix(PREFIX).lower()] = Path(path).read_text(encoding="utf-8").strip()
+                secret = Path(path).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
                 raise SettingsInvalid(f"{variable}: {error}") from error
+            if not secret:
+                raise SettingsInvalid(f"{variable}: {path} is empty")
+            found[target.removeprefix(PREFIX).lower()] = secret
         return found
 
 

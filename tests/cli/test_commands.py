@@ -8,12 +8,14 @@ import socket
 import stat
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from entrepot.storage.database import SCHEMA
 from tests.support.programs import Entrepot, free_port, run, wait_for
 
 PLANS = "plans:\n  free:\n    grants:\n      - repositories: [smm/**]\n        actions: [pull]\n"
@@ -322,5 +324,88 @@ def test_output_into_a_closed_pipe_is_no_traceback(entrepot: Entrepot) -> None:
 
 
 def test_migrate_says_what_it_did(entrepot: Entrepot) -> None:
-    assert "has this version's schema" in entrepot.run("migrate")
+    check = run(*entrepot.command("migrate", "--check"))
+    assert (check.returncode, check.stdout) == (1, "")
+    assert "run: entrepot migrate" in check.stderr
+    assert not (entrepot.data / "entrepot.db").exists()
+    assert f"has schema {SCHEMA}" in entrepot.run("migrate")
     assert (entrepot.data / "entrepot.db").exists()
+    assert json.loads(entrepot.run("migrate", "--check", "--json"))["schema"] == SCHEMA
+
+
+def test_gc_removes_what_it_shows_first(entrepot: Entrepot) -> None:
+    lost = entrepot.data / "blobs" / "objects" / "ab" / "lost"
+    entrepot.run("plan", "list")
+    lost.parent.mkdir(parents=True, exist_ok=True)
+    lost.write_bytes(b"x" * 2_000_000)
+    os.utime(lost, (0, 0))
+    shown = entrepot.run("gc", "--dry-run")
+    assert "would remove objects objects/ab/lost  2000000 bytes" in shown
+    assert "2.0 MB of blob storage would be freed" in shown
+    assert lost.exists()
+    preview = json.loads(entrepot.run("gc", "--dry-run", "--json"))
+    done = json.loads(entrepot.run("gc", "--json"))
+    assert done == preview | {"dry_run": False}
+    assert (done["removed"]["objects"], done["freed_bytes"]) == (1, 2_000_000)
+    assert not lost.exists()
+    assert "0.0 MB of blob storage freed" in entrepot.run("gc")
+
+
+@pytest.mark.parametrize("content", ["", "short", "\n", "\xff" * 40])
+def test_a_secret_key_that_protects_nothing_is_refused(entrepot: Entrepot, content: str) -> None:
+    entrepot.data.mkdir()
+    (entrepot.data / "secret.key").write_text(content, encoding="latin-1")
+    done = run(*entrepot.command("plan", "list"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("entrepot: the secret key ")
+
+
+def test_another_secret_key_than_the_database_began_with_is_refused(entrepot: Entrepot) -> None:
+    entrepot.run("plan", "list")
+    (entrepot.data / "secret.key").unlink()
+    done = run(*entrepot.command("plan", "list"))
+    assert done.returncode == 1
+    assert "belongs to another secret key" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda data: (data / "entrepot.db").write_bytes(b"nonsense " * 1000), "is damaged, or no SQLite database"),
+        (lambda data: (data / "entrepot.db").mkdir(), "cannot be opened"),
+        (lambda data: (data / "secret.key").mkdir(), "the secret key"),
+        (lambda data: (data / "blobs").write_bytes(b""), "the folder for blobs"),
+    ],
+)
+def test_data_that_cannot_be_used_is_told_in_one_line(
+    entrepot: Entrepot, spoil: Callable[[Path], object], words: str
+) -> None:
+    entrepot.data.mkdir()
+    spoil(entrepot.data)
+    done = run(*entrepot.command("plan", "list"))
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize("name", ["d?8", "d%419", "d#1", "d e"])
+def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    Entrepot(tmp_path / name).run("plan", "list")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]
+    assert (tmp_path / name / "entrepot.db").exists()
+
+
+def test_what_is_written_is_for_its_owner_alone(entrepot: Entrepot) -> None:
+    entrepot.data.mkdir(mode=0o755)
+    entrepot.run("plan", "list")
+    for path in entrepot.data.iterdir():
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_commands_know_the_address_of_the_server(entrepot: Entrepot) -> None:
+    entrepot.apply_plans({"free": {"grants": [{"repositories": ["**"], "actions": ["pull"]}]}})
+    with entrepot.serving():
+        pass
+    login = json.loads(entrepot.run("account", "create", "ada", "--plan", "free", "--json"))["login"]
+    assert f"docker login {entrepot.host} " in login["docker"]

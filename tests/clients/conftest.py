@@ -44,13 +44,13 @@ class Layout:
         return [self.digest, manifest["config"]["digest"], *(layer["digest"] for layer in manifest["layers"])]
 
 
-def _build(folder: Path, containerfile: str) -> Layout:
+def _build(folder: Path, containerfile: str, *options: str) -> Layout:
     """Build an image with buildah."""
     (folder / "Containerfile").write_text(containerfile)
     buildah = require("buildah")
     storage = [buildah, "--root", folder / "storage", "--runroot", folder / "run", "--storage-driver", "vfs"]
     environment = {"BUILDAH_ISOLATION": "chroot"}
-    run_well(*storage, "bud", "--layers", "-q", "-t", "image", folder, environment=environment)
+    run_well(*storage, "bud", "--layers", "-q", *options, "-t", "image", folder, environment=environment)
     run_well(*storage, "push", "image", f"oci:{folder}/layout:v1", environment=environment)
     return Layout(folder / "layout")
 
@@ -61,6 +61,23 @@ def busybox(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     (folder / "busybox").write_bytes(Path(require("busybox")).read_bytes())
     (folder / "busybox").chmod(0o755)
     return _build(folder, 'FROM scratch\nCOPY busybox /bin/busybox\nCMD ["/bin/busybox", "echo", "hello"]\n')
+
+
+@pytest.fixture(scope="session")
+def multi(tmp_path_factory: pytest.TempPathFactory, busybox: Layout) -> Layout:
+    """An index: the image for this platform, and one for another."""
+    folder = tmp_path_factory.mktemp("multi")
+    buildah = require("buildah")
+    storage = [buildah, "--root", folder / "storage", "--runroot", folder / "run", "--storage-driver", "vfs"]
+    run_well(*storage, "manifest", "create", "multi")
+    run_well(*storage, "manifest", "add", "multi", f"oci:{busybox.path}:v1")
+    other = folder / "other"
+    other.mkdir()
+    (other / "hello").write_text("hello\n")
+    arm = _build(other, "FROM scratch\nCOPY hello /hello\n", "--arch", "arm64")
+    run_well(*storage, "manifest", "add", "--arch", "arm64", "multi", f"oci:{arm.path}:v1")
+    run_well(*storage, "manifest", "push", "-q", "--all", "multi", f"oci:{folder}/layout:v1")
+    return Layout(folder / "layout")
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +106,7 @@ def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def registry(
-    tmp_path_factory: pytest.TempPathFactory, busybox: Layout, large: Layout, chart: Path
+    tmp_path_factory: pytest.TempPathFactory, busybox: Layout, large: Layout, multi: Layout, chart: Path
 ) -> Iterator[Entrepot]:
     """A served Entrepot whose content was replicated from Debian's docker-registry."""
     folder = tmp_path_factory.mktemp("registry")
@@ -97,9 +114,10 @@ def registry(
     entrepot.apply_plans(PLANS)
     with docker_registry(folder / "source", "reader", "secret-of-the-source") as source:
         skopeo, helm = require("skopeo"), require("helm3")
-        for name, layout in (("smm/busybox", busybox), ("smm/large", large), ("internal/busybox", busybox)):
+        images = {"smm/busybox": busybox, "smm/large": large, "smm/multi": multi, "internal/busybox": busybox}
+        for name, layout in images.items():
             login = ("--dest-tls-verify=false", "--dest-creds", "reader:secret-of-the-source")
-            run_well(skopeo, "copy", *login, f"oci:{layout.path}:v1", f"docker://{source}/{name}:v1")
+            run_well(skopeo, "copy", "--all", *login, f"oci:{layout.path}:v1", f"docker://{source}/{name}:v1")
         homes = {f"HELM_{kind}_HOME": str(folder / kind) for kind in ("CONFIG", "CACHE", "DATA")}
         run_well(
             *(helm, "registry", "login", "--insecure", source, "-u", "reader", "-p", "secret-of-the-source"),

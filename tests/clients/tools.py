@@ -93,8 +93,9 @@ class Docker:
     """The docker client with an engine of its own."""
 
     def __init__(self, folder: Path) -> None:
-        program = "/usr/bin/docker" if Path("/usr/bin/docker").exists() else require("docker")
-        self._docker = (program, "--host", f"unix://{folder}/docker.sock", "--config", folder / "config")
+        self.program = "/usr/bin/docker" if Path("/usr/bin/docker").exists() else require("docker")
+        self.address = f"unix://{folder}/docker.sock"
+        self._docker = (self.program, "--host", self.address, "--config", folder / "config")
         self._skopeo = require("skopeo")
         self._folder = folder
 

@@ -1,11 +1,13 @@
 """Programs that tests run: finding them, starting servers, stopping them whatever happens."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -81,9 +83,13 @@ class Process:
 
 @contextmanager
 def running(
-    command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str | Path],
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    patience_seconds: float = 15,
 ) -> Iterator[Process]:
-    """A server, in a process group of its own, which is gone at the end."""
+    """A server, in a process group of its own, which is gone at the end: by itself, or killed when it takes long."""
     with log.open("ab") as output:
         popen = subprocess.Popen(
             [str(part) for part in command],
@@ -98,7 +104,7 @@ def running(
     finally:
         popen.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            popen.wait(15)
+            popen.wait(patience_seconds)
         process.kill()
 
 
@@ -148,6 +154,17 @@ class Entrepot:
         path = self.data.parent / "plans.yaml"
         path.write_text(json.dumps({"plans": plans}))  # JSON is YAML
         self.run("plan", "apply", path)
+
+    def recorded_blobs(self) -> dict[str, Path]:
+        """The digests of all blobs that it has, and their files. Fails where a file is not what it should be."""
+        with contextlib.closing(sqlite3.connect(self.data / "entrepot.db")) as connection:
+            rows = connection.execute("SELECT digest, size_bytes, key FROM blobs").fetchall()
+        found = {digest: self.data / "blobs" / key for digest, _, key in rows}
+        for digest, size, key in rows:
+            content = (self.data / "blobs" / key).read_bytes()
+            algorithm, _, value = digest.partition(":")
+            assert (len(content), hashlib.new(algorithm, content).hexdigest()) == (size, value)
+        return found
 
     def issue(self, external_id: str, plan: str) -> Credential:
         """A new account's credential."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import sqlalchemy as sa
 
 from entrepot.access.plans import parse_plans
 from entrepot.accounts.audit import Actor
@@ -16,6 +17,7 @@ from entrepot.bootstrap import Parts, build_app, build_parts, close_parts
 from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
 from entrepot.settings import Settings
+from entrepot.storage.tables import metadata
 from tests.support.content import Image
 
 PLANS = {
@@ -103,8 +105,20 @@ async def serve(folder: Path, **settings: Any) -> AsyncIterator[Served]:
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as http:
             yield Served(parts, http)
     finally:
-        parts.usage.stop()
+        await parts.usage.stop()
         close_parts(parts)
+
+
+def rows_of(served: Served) -> dict[str, list[Any]]:
+    """Every row of every table, for tests that say that nothing was changed."""
+
+    def work(connection: sa.Connection) -> dict[str, list[Any]]:
+        return {
+            table.name: sorted((tuple(row) for row in connection.execute(sa.select(table))), key=str)
+            for table in metadata.sorted_tables
+        }
+
+    return served.parts.database.read_now(work)
 
 
 def files_below(folder: Path) -> list[Path]:

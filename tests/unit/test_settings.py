@@ -23,7 +23,7 @@ def test_the_defaults_need_nothing() -> None:
     settings = load_settings()
     assert settings.effective_public_url == "http://127.0.0.1:8080"
     assert settings.registry_host == "127.0.0.1:8080"
-    assert settings.effective_database_url == f"sqlite:///{Path.cwd()}/entrepot-data/entrepot.db"
+    assert str(settings.effective_database_url) == f"sqlite:///{Path.cwd()}/entrepot-data/entrepot.db"
     assert settings.effective_storage_url == f"file://{Path.cwd()}/entrepot-data/blobs"
 
 
@@ -61,6 +61,8 @@ def test_nested_settings_come_from_environment_and_file_together(
         ("ENTREPOT_SECRET_KEY", "short", "ENTREPOT_SECRET_KEY: use at least 32"),
         ("ENTREPOT_SECRET_KEY_FILE", "/none", "ENTREPOT_SECRET_KEY_FILE: "),
         ("ENTREPOT_LOG", "{}", "ENTREPOT_LOG is not a setting"),
+        ("ENTREPOT_TRUSTED_PROXIES", "10.0.0.1/8", "ENTREPOT_TRUSTED_PROXIES"),
+        ("ENTREPOT_TRUSTED_PROXIES", "[10", "ENTREPOT_TRUSTED_PROXIES"),
     ],
 )
 def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, problem: str) -> None:
@@ -100,6 +102,36 @@ def test_a_secret_may_come_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("ENTREPOT_SECRET_KEY", KEY)
     with pytest.raises(SettingsInvalid, match="both set; keep one"):
         load_settings()
+
+
+def test_an_empty_secret_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("\n")
+    monkeypatch.setenv("ENTREPOT_SECRET_KEY_FILE", str(tmp_path / "key"))
+    with pytest.raises(SettingsInvalid, match="is empty"):
+        load_settings()
+
+
+def test_what_kubernetes_says_of_a_service_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "ENTREPOT_SERVICE_HOST": "10.0.0.1",
+        "ENTREPOT_SERVICE_PORT": "80",
+        "ENTREPOT_SERVICE_PORT_HTTP": "80",
+        "ENTREPOT_PORT": "tcp://10.0.0.1:80",
+        "ENTREPOT_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "ENTREPOT_PORT_80_TCP_ADDR": "10.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().port == 8080
+
+
+def test_lists_come_with_commas_or_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENTREPOT_TRUSTED_PROXIES", "10.0.0.0/8, fd00::/8")
+    monkeypatch.setenv("ENTREPOT_REPOSITORIES__IMMUTABLE_TAGS", '["smm/**:v*"]')
+    monkeypatch.setenv("ENTREPOT_REPOSITORIES__QUOTAS", '{"sandbox/**": "20GB"}')
+    settings = load_settings()
+    assert [str(network) for network in settings.trusted_proxies] == ["10.0.0.0/8", "fd00::/8"]
+    assert settings.repositories.immutable_tags == ("smm/**:v*",)
+    assert settings.repositories.quotas == {"sandbox/**": "20GB"}
 
 
 def test_no_error_and_no_printing_shows_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,12 +16,22 @@ def verify_allowed(plan: Plan, scopes: tuple[Scope, ...] | None, repository: Rep
         raise PlanDenied(
             f"plan '{plan.name}' does not allow {action} on '{repository}'; ask your vendor for a plan that does"
         )
+    if not _covers(scopes, repository, action):
+        raise ScopeInsufficient(f"this token was not issued for {action} on '{repository}'; get a new one")
+
+
+def is_allowed(plan: Plan, scopes: tuple[Scope, ...] | None, repository: RepositoryName, action: Action) -> bool:
+    """Whether `verify_allowed` would let it pass."""
+    return plan.allows(repository, action) and _covers(scopes, repository, action)
+
+
+def _covers(scopes: tuple[Scope, ...] | None, repository: RepositoryName, action: Action) -> bool:
     if scopes is None:
-        return
+        return True
     for scope in scopes:
         if scope.name == repository.value and action in scope.actions and scope.type == "repository":
-            return
-    raise ScopeInsufficient(f"this token was not issued for {action} on '{repository}'; get a new one")
+            return True
+    return False
 
 
 def grant_scopes(plan: Plan, wanted: tuple[Scope, ...]) -> tuple[Scope, ...]:

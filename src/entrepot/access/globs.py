@@ -38,6 +38,11 @@ class Glob:
         """The only text that matches, None when there is a star."""
         return None if "*" in self.text else self.text
 
+    @property
+    def prefix(self) -> str:
+        """What every text that matches begins with."""
+        return self.text.partition("*")[0]
+
     def matches(self, text: str) -> bool:
         """Whether the whole of `text` fits.
 

@@ -80,6 +80,10 @@ class Plan:
                 self._memory[key] = answer
         return answer
 
+    def prefixes(self, action: Action) -> frozenset[str]:
+        """What the name of every repository that the plan allows the action on begins with: one of these."""
+        return frozenset(glob.prefix for grant in self.grants if action in grant.actions for glob in grant.repositories)
+
     def to_document(self) -> dict[str, Any]:
         """As in plans.yaml, without the name."""
         document: dict[str, Any] = {"grants": [grant.to_document() for grant in self.grants]}

@@ -23,13 +23,18 @@ _WRONG = "the username and secret do not belong together; copy both from where y
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who sent a request. `scopes` are the token's, None when the credential itself came with the request."""
+    """Who sent a request. `scopes` are the token's, None when the credential itself came with the request.
+
+    `standing` is what was known of the account, and `until`, in unix seconds, when token, credential or account ends.
+    """
 
     account_id: int
     account: str
     credential_id: str
     plan: Plan
     scopes: tuple[Scope, ...] | None
+    standing: Standing
+    until: float
 
 
 class Authenticator:
@@ -41,17 +46,15 @@ class Authenticator:
         self._hash_key = keys.secrets
         self._clock = clock
 
-    def find_by_token(self, unverified_token: str) -> Principal | None:
-        """The holder of a token that this process has met before, None when it takes `authenticate_token` to tell."""
-        claims = self._tokens.find_verified(unverified_token)
-        standing = None if claims is None else self._directory.find_cached(claims.account)
-        if claims is None or standing is None:
-            return None
-        now = self._clock().timestamp()
-        credential = standing.credentials.get(claims.credential_id)
-        if credential is None or not credential.is_alive(now) or not standing.is_active(now):
-            return None
-        return _principal(standing, claims.credential_id, claims.scopes)
+    def is_still(self, principal: Principal) -> bool:
+        """Whether all that was found out of the sender of an earlier request holds for this one, too.
+
+        False may also mean that it takes a closer look.
+        """
+        return (
+            self._directory.find_cached(principal.account) is principal.standing
+            and self._clock().timestamp() < principal.until
+        )
 
     async def authenticate_token(self, unverified_token: str) -> Principal:
         """The holder of a token. Raises TokenInvalid."""
@@ -63,7 +66,7 @@ class Authenticator:
         reason = _why_not(standing, credential, self._clock())
         if reason is not None:
             raise TokenInvalid(reason)
-        return _principal(standing, credential.id, claims.scopes)
+        return _principal(standing, credential, claims)
 
     async def authenticate_basic(self, username: str, secret: Secret) -> Principal:
         """The holder of a credential. Raises CredentialInvalid.
@@ -82,11 +85,20 @@ class Authenticator:
         reason = _why_not(standing, credential, self._clock())
         if reason is not None:
             raise CredentialInvalid(reason)
-        return _principal(standing, credential.id, None)
+        return _principal(standing, credential, None)
 
 
-def _principal(standing: Standing, credential_id: str, scopes: tuple[Scope, ...] | None) -> Principal:
-    return Principal(standing.account_id, standing.name, credential_id, standing.plan, scopes)
+def _principal(standing: Standing, credential: Credential, claims: Claims | None) -> Principal:
+    ends = [standing.ends_at, credential.dies_at, None if claims is None else claims.expires_at]
+    return Principal(
+        account_id=standing.account_id,
+        account=standing.name,
+        credential_id=credential.id,
+        plan=standing.plan,
+        scopes=None if claims is None else claims.scopes,
+        standing=standing,
+        until=min((end for end in ends if end is not None), default=float("inf")),
+    )
 
 
 def _why_not(standing: Standing, credential: Credential, now: datetime) -> str | None:

@@ -1,6 +1,7 @@
 """What the platform tells of a customer: free fields, within limits."""
 
 import json
+import math
 import unicodedata
 from typing import Any
 
@@ -31,5 +32,7 @@ def _verify_value(value: object, where: str, depth: int) -> None:
     elif isinstance(value, list):
         for number, inner in enumerate(value):
             _verify_value(inner, f"{where}[{number}]", depth - 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise IdentityInvalid(f"{where} is no number that JSON has")
     elif value is not None and not isinstance(value, bool | int | float):
         raise IdentityInvalid(f"{where} is not JSON")

@@ -1,11 +1,12 @@
 """The command line: `entrepot <command>`."""
 
+import os
 import sys
 
 import typer
 
 from entrepot import __version__
-from entrepot.cli import account, api_key, demo, plan, replicate, serve
+from entrepot.cli import account, api_key, demo, gc, plan, replicate, serve
 from entrepot.cli.parts import Options
 from entrepot.errors import EntrepotError
 
@@ -23,6 +24,7 @@ app.add_typer(plan.app, name="plan")
 app.add_typer(account.app, name="account")
 app.add_typer(replicate.app, name="replicate")
 serve.register(app)
+app.command(epilog="Example: entrepot gc --dry-run")(gc.gc)
 app.command(epilog="Example: entrepot demo --once")(demo.demo)
 
 
@@ -40,6 +42,8 @@ def root(
     _version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version."),
 ) -> None:
     """Distribute private OCI artifacts under credentials of their own for every customer."""
+    # What this program writes holds secrets, or customers' names: it is for its own user alone.
+    os.umask(0o077)
     context.obj = Options(config=config, data=data)
 
 

@@ -1,12 +1,16 @@
 """`entrepot account`: customers and their credentials."""
 
+import textwrap
 from datetime import timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from entrepot.cli.output import Json, actor, moment, print_json, print_table
-from entrepot.cli.parts import CommandParts, open_parts
+from entrepot.cli.output import Json, actor, moment, print_done, print_json, print_table
+from entrepot.cli.parts import open_parts
+
+if TYPE_CHECKING:
+    from entrepot.accounts.service import Account
 
 app = typer.Typer(help="Accounts: customers and their credentials.", no_args_is_help=True)
 
@@ -30,7 +34,7 @@ def create(
         account, issued = parts.run(parts.accounts.create(external_id, plan, identity, None, actor()))
         login = None
         if issued is not None:
-            login = login_lines(parts.settings.registry_host, issued, is_plain_http=_is_plain_http(parts))
+            login = login_lines(parts.public_url, issued)
     if json:
         credential = None if issued is None else CredentialBody.of(issued)
         print_json(CreatedAccount(account=AccountBody.of(account), credential=credential, login=login))
@@ -43,8 +47,9 @@ def create(
         return
     print(f"account   {account.name} on plan {account.plan}")
     print(f"username  {issued.username}\nsecret    {issued.secret.reveal()}   (shown this once)")
-    for tool, line in login.items():
-        print(f"{tool:<10} {line}")
+    for tool, lines in login.items():
+        print(f"{tool}:")
+        print(textwrap.indent(lines, "    "))
 
 
 @app.command("list", epilog="Example: entrepot account list --plan free --json")
@@ -113,7 +118,7 @@ def rotate(
     with open_parts(context) as parts:
         grace = timedelta(seconds=min(grace_seconds, 10**9))
         issued = parts.run(parts.accounts.issue_credential(name, grace, actor()))
-        login = login_lines(parts.settings.registry_host, issued, is_plain_http=_is_plain_http(parts))
+        login = login_lines(parts.public_url, issued)
     if json:
         print_json(CreatedCredential(credential=CredentialBody.of(issued), login=login))
     else:
@@ -121,28 +126,33 @@ def rotate(
 
 
 @app.command(epilog="Example: entrepot account suspend ft-k3v5...")
-def suspend(context: typer.Context, name: Name) -> None:
+def suspend(context: typer.Context, name: Name, json: Json = False) -> None:
     """Stop an account's pulls now, keeping its credentials."""
     with open_parts(context) as parts:
-        parts.run(parts.accounts.suspend(name, actor()))
-    print(f"{name} is suspended")
+        account = parts.run(parts.accounts.suspend(name, actor()))
+    _print_state(account, json=json)
 
 
 @app.command(epilog="Example: entrepot account resume ft-k3v5...")
-def resume(context: typer.Context, name: Name) -> None:
+def resume(context: typer.Context, name: Name, json: Json = False) -> None:
     """Let a suspended account go on with the credentials it had."""
     with open_parts(context) as parts:
-        parts.run(parts.accounts.resume(name, actor()))
-    print(f"{name} is active")
+        account = parts.run(parts.accounts.resume(name, actor()))
+    _print_state(account, json=json)
 
 
 @app.command(epilog="Example: entrepot account delete ft-k3v5...")
-def delete(context: typer.Context, name: Name) -> None:
+def delete(context: typer.Context, name: Name, json: Json = False) -> None:
     """Erase who an account was, and revoke its credentials now; its counts stay."""
     with open_parts(context) as parts:
         parts.run(parts.accounts.delete(name, actor()))
-    print(f"{name} is deleted")
+    print_done(json, f"{name} is deleted", account=name, status="deleted")
 
 
-def _is_plain_http(parts: CommandParts) -> bool:
-    return parts.settings.effective_public_url.startswith("http:")
+def _print_state(account: "Account", *, json: bool) -> None:
+    from entrepot.web.api.models import AccountBody
+
+    if json:
+        print_json(AccountBody.of(account))
+    else:
+        print(f"{account.name} is {account.status}")

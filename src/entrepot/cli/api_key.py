@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from entrepot.cli.output import Json, actor, moment, print_json, print_table
+from entrepot.cli.output import Json, actor, moment, print_done, print_json, print_table
 from entrepot.cli.parts import open_parts
 
 app = typer.Typer(help="API keys: what a program may do over the platform API.", no_args_is_help=True)
@@ -60,8 +60,8 @@ def list_keys(context: typer.Context, json: Json = False) -> None:
 
 
 @app.command(epilog="Example: entrepot api-key revoke platform")
-def revoke(context: typer.Context, name: Name) -> None:
+def revoke(context: typer.Context, name: Name, json: Json = False) -> None:
     """Let an API key be refused from now on."""
     with open_parts(context) as parts:
         parts.run(parts.api_keys.revoke(name, actor()))
-    print(f"{name} is revoked")
+    print_done(json, f"{name} is revoked", api_key=name, status="revoked")

@@ -80,8 +80,10 @@ def demo(
     ] = False,
 ) -> None:
     """Tell the whole story on this machine: replicate, issue, pull, revoke."""
-    if source is not None and not (source_user and source_password_stdin):
-        raise typer.BadParameter("give --source-user and --source-password-stdin, too", param_hint="--source")
+    if (source is not None, bool(source_user), source_password_stdin) not in {(False,) * 3, (True,) * 3}:
+        raise typer.BadParameter("give --source, --source-user and --source-password-stdin together")
+    if source is not None and not source.startswith(("http://", "https://")):
+        raise typer.BadParameter(f"{source!r} is no http(s):// address", param_hint="--source")
     password = sys.stdin.readline().rstrip("\n") if source_password_stdin else ""
     given = Source(source, source_user, password) if source is not None else None
     with tempfile.TemporaryDirectory(prefix="entrepot-demo-") as folder, _servers() as start:
@@ -141,7 +143,7 @@ class _Story:
             await self._watch_and_revoke(session, url, key, created, customer)
             self._console.print(f"\n[bold green]Done[/] in {time.monotonic() - begun:.0f} seconds.")
             if not once:
-                await self._serve_on(url)
+                await self._serve_on(session, url, key)
             self._console.print("The servers are stopped and the folder is removed.")
 
     async def _publish(self, session: "aiohttp.ClientSession") -> Source:
@@ -220,17 +222,20 @@ class _Story:
             size = pulled.size / 1e6
             self._say(f"pulled {repository}:{tag}  {pulled.digest}")
             self._say(f"  {pulled.parts} manifests and blobs, {size:.1f} MB, every digest right")
-        host = url.removeprefix("http://")
         self._say("What the customer would type:")
-        for line in (
+        self._show_login(created, url)
+        return customer
+
+    def _show_login(self, created: Any, url: str) -> None:
+        host = url.removeprefix("http://")
+        for lines in (
             created["login"]["docker"],
             f"docker pull {host}/{IMAGE}:{TAG}",
             created["login"]["helm"],
             f"helm pull --plain-http oci://{host}/{CHART} --version {CHART_TAG}",
             created["login"]["kubernetes"],
         ):
-            self._console.print(f"     {line}", markup=False, soft_wrap=True)
-        return customer
+            self._console.print(textwrap.indent(lines, "     "), markup=False, soft_wrap=True)
 
     async def _watch_and_revoke(
         self, session: "aiohttp.ClientSession", url: str, key: str, created: Any, customer: "RegistryUser"
@@ -250,8 +255,9 @@ class _Story:
         await customer.get_manifest(IMAGE, TAG)
         path = f"/api/v1/accounts/{name}/credentials/{created['credential']['id']}"
         self._say(f"DELETE {url}{path}")
-        await call_api(session, "DELETE", url + path, key)
+        # From the moment of asking: what the revocation itself takes belongs to it.
         revoked = time.perf_counter()
+        await call_api(session, "DELETE", url + path, key)
         while True:
             try:
                 await customer.get_manifest(IMAGE, TAG)
@@ -273,8 +279,14 @@ class _Story:
             raise DemoFailed("the pulls were not counted")
         self._say(self._run(self._data, "account", "show", name).rstrip())
 
-    async def _serve_on(self, url: str) -> None:
+    async def _serve_on(self, session: "aiohttp.ClientSession", url: str, key: str) -> None:
+        from entrepot.demo.registry_user import call_api
+
         self._head(6, "Serving until Ctrl-C")
+        body = {"external_id": "you", "plan": "free"}
+        created = await call_api(session, "POST", f"{url}/api/v1/accounts", key, body)
+        self._say("A credential for you, and what to type with it:")
+        self._show_login(created, url)
         self._say(f"registry  {url.removeprefix('http://')}\nAPI docs  {url}/api/docs\nmetrics   {url}/metrics")
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -35,6 +35,14 @@ def print_json(document: object) -> None:
         print(json.dumps(document, indent=2, default=str))
 
 
+def print_done(json: bool, sentence: str, **document: object) -> None:
+    """Say what a command did: in a sentence for people, or as JSON."""
+    if json:
+        print_json(document)
+    else:
+        print(sentence)
+
+
 def moment(at: datetime | None) -> str:
     """An instant as people read it; nothing for none."""
     return "" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"

@@ -51,12 +51,14 @@ class CommandParts:
 
     def __init__(self, parts: "Parts", runner: asyncio.Runner) -> None:
         self.settings = parts.settings
+        self.public_url = parts.find_public_url()
         self.plans = parts.plans
         self.accounts = parts.accounts
         self.api_keys = parts.api_keys
         self.usage = parts.usage
         self.registry = parts.registry
         self.replications = parts.replications
+        self.garbage = parts.garbage
         self._runner = runner
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:

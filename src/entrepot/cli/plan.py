@@ -5,14 +5,18 @@ from typing import Annotated
 
 import typer
 
-from entrepot.cli.output import Json, actor, print_json, print_table
+from entrepot.cli.output import Json, actor, print_done, print_json, print_table
 from entrepot.cli.parts import open_parts
 
 app = typer.Typer(help="Plans: what a tier of customers may pull.", no_args_is_help=True)
 
 
 @app.command(epilog="Example: entrepot plan apply plans.yaml")
-def apply(context: typer.Context, file: Annotated[Path, typer.Argument(help="A plans.yaml.", metavar="FILE")]) -> None:
+def apply(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="A plans.yaml.", metavar="FILE")],
+    json: Json = False,
+) -> None:
     """Put the plans of a file in force, all or none; it holds for tokens already issued, too."""
     from entrepot.access.plans import parse_plans
     from entrepot.errors import FileInvalid, PlanInvalid
@@ -25,7 +29,8 @@ def apply(context: typer.Context, file: Annotated[Path, typer.Argument(help="A p
         raise FileInvalid(str(file), line_of_path(document, str(error)), str(error)) from error
     with open_parts(context) as parts:
         parts.run(parts.plans.apply(plans, actor()))
-    print(f"in force: {', '.join(plan.name for plan in plans)}")
+    names = [plan.name for plan in plans]
+    print_done(json, f"in force: {', '.join(names)}", plans=names)
 
 
 @app.command("list", epilog="Example: entrepot plan list --json")

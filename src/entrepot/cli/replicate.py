@@ -26,6 +26,7 @@ class RunFailed(EntrepotError):
 def apply(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="A replication.yaml.", metavar="FILE")],
+    json: Json = False,
 ) -> None:
     """Put the sources and rules of a file in force, all or none; others stay as they are."""
     from entrepot.errors import FileInvalid, RuleInvalid
@@ -39,6 +40,9 @@ def apply(
             parts.run(parts.replications.apply(rules, actor()))
     except RuleInvalid as error:
         raise FileInvalid(str(file), line_of_path(document, str(error)), str(error)) from error
+    if json:
+        print_json({"sources": [source.name for source in rules.sources], "rules": [rule.name for rule in rules.rules]})
+        return
     for kind, entries in (("sources", rules.sources), ("rules", rules.rules)):
         if entries:
             print(f"{kind} in force: {', '.join(entry.name for entry in entries)}")

@@ -7,12 +7,14 @@ import os
 import signal
 import socket
 import tempfile
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from entrepot.cli.output import Json, print_json
 from entrepot.cli.parts import Options
-from entrepot.errors import SettingsInvalid
+from entrepot.errors import EntrepotError, SettingsInvalid
 
 if TYPE_CHECKING:
     from entrepot.bootstrap import Parts
@@ -35,7 +37,9 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="8080")] = None,
     workers: Annotated[int | None, typer.Option(help="Server processes, one per core.", show_default="1")] = None,
     data: Options.Data = None,
-    jobs: Annotated[bool | None, typer.Option("--jobs/--no-jobs", help="Run queued replications, too.")] = None,
+    jobs: Annotated[
+        bool | None, typer.Option("--jobs/--no-jobs", help="Run queued replications and garbage collection, too.")
+    ] = None,
 ) -> None:
     """Run the registry, the token service and the platform API until Ctrl-C."""
     options: Options = context.obj
@@ -54,6 +58,7 @@ def serve(
         _verify_port(settings)
         # Closed again before the server processes are forked from this one, which must have no thread by then.
         with opened_parts(settings) as parts:
+            parts.remember_public_url()
             _greet(parts)
         jobs_process = _start_jobs(settings) if settings.jobs else None
         try:
@@ -67,14 +72,16 @@ def serve(
 def _run_server(settings: "Settings") -> None:
     """Serve until SIGINT or SIGTERM; requests under way may end."""
     from granian import Granian
-    from granian.constants import Interfaces, Loops
+    from granian.constants import HTTPModes, Interfaces, Loops
     from granian.http import HTTP1Settings
 
     Granian(
         "entrepot.bootstrap:create_app",
-        address=settings.host,
+        address=_find_address(settings),
         port=settings.port,
         interface=Interfaces.ASGI,
+        # HTTP/2 has bodies whose length and presence no header announces; proxies in front speak HTTP/1.1 to servers.
+        http=HTTPModes.http1,
         loop=Loops.uvloop,
         workers=settings.workers,
         factory=True,
@@ -88,39 +95,63 @@ def _run_server(settings: "Settings") -> None:
 
 
 def worker(context: typer.Context) -> None:
-    """Run queued replications until Ctrl-C, beside a server that was started with --no-jobs."""
+    """Run queued replications and collect garbage until Ctrl-C, beside servers that were started with --no-jobs."""
     options: Options = context.obj
     settings = options.load()
     from entrepot.bootstrap import configure_logging, opened_parts
 
     configure_logging(settings)
     with opened_parts(settings) as parts:
-        print("waiting for queued replications; Ctrl-C stops", flush=True)
+        print("running jobs; Ctrl-C stops", flush=True)
         asyncio.run(_work_until_signal(parts))
 
 
-def migrate(context: typer.Context) -> None:
-    """Bring the database to this version; `serve` does it by itself for SQLite."""
+class NotMigrated(EntrepotError):
+    """The database has an older schema than this version needs."""
+
+
+def migrate(
+    context: typer.Context,
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 unless the schema fits.")] = False,
+    json: Json = False,
+) -> None:
+    """Bring the database to this version; `serve` does it by itself for SQLite.
+
+    Programs of the version before go on working on the new schema, so migrate first, then replace them one by one.
+    """
     options: Options = context.obj
     settings = options.load()
-    from entrepot.bootstrap import configure_logging, prepare_folder
-    from entrepot.storage.database import Database
+    from entrepot.bootstrap import configure_logging, open_database, prepare_folder
+    from entrepot.storage.database import SCHEMA
 
-    configure_logging(settings)
+    configure_logging(settings, is_command=True)
     prepare_folder(settings.data)
-    database = Database(settings.effective_database_url)
-    database.migrate()
-    database.close()
-    print(f"{settings.effective_database_url} has this version's schema")
+    database = open_database(settings)
+    try:
+        if not check:
+            database.migrate()
+        elif database.is_embedded and not database.exists():
+            raise NotMigrated(f"the database {database} is not there yet; run: entrepot migrate")
+        schema = database.schema()
+    finally:
+        database.close()
+    if not schema.is_usable:
+        raise NotMigrated(f"the database {database} has schema {schema.version}, not {SCHEMA}; run: entrepot migrate")
+    if json:
+        print_json({"database": str(database), "schema": schema.version})
+    else:
+        print(f"{database} has schema {schema.version}")
 
 
 async def _work_until_signal(parts: "Parts") -> None:
+    from entrepot.registry.garbage import collect_regularly
     from entrepot.replication.worker import work
 
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await work(parts.replications, stop)
+    interval = timedelta(seconds=parts.settings.gc.interval_seconds)
+    await asyncio.gather(work(parts.replications, stop), collect_regularly(parts.garbage, interval, stop))
 
 
 def _start_jobs(settings: "Settings") -> multiprocessing.process.BaseProcess:
@@ -140,15 +171,25 @@ def _run_jobs(settings: "Settings") -> None:
 
 def _verify_port(settings: "Settings") -> None:
     """Raises SettingsInvalid when the address cannot be listened on, before anything is started."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    address = _find_address(settings)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((settings.host, settings.port))
+            probe.bind((address, settings.port))
         except OSError as error:
             raise SettingsInvalid(
                 f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another with --port"
             ) from error
+
+
+def _find_address(settings: "Settings") -> str:
+    """The address that a host name such as `localhost` has. Raises SettingsInvalid."""
+    try:
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise SettingsInvalid(f"ENTREPOT_HOST {settings.host!r} has no address: {error.strerror}") from error
+    return str(found[0][4][0])
 
 
 def _greet(parts: "Parts") -> None:

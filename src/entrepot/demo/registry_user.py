@@ -5,6 +5,8 @@ Spec: distribution-spec 1.1, "Pull" and "Push"; docker token spec. Every digest 
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,14 +51,18 @@ class RegistryUser:
 
     async def log_in(self, repository: str, actions: str) -> None:
         """Get the right to use a repository, as the registry's challenge asks. Raises Refused."""
-        async with self._session.get(f"{self._url}/v2/", timeout=_TIMEOUT) as answer:
-            challenge = answer.headers.get("WWW-Authenticate", "")
+        async with self._ask("GET", f"{self._url}/v2/") as answer:
+            status, challenge = answer.status, answer.headers.get("WWW-Authenticate", "")
+        if status == 200:  # noqa: PLR2004 - it lets everybody in
+            return
+        if not challenge:
+            raise Unavailable(f"{self._url} does not answer as a registry does; check its address")
         if not challenge.lower().startswith("bearer"):
             self._authorization = {"Authorization": self._basic.encode()}
             return
         parameters = dict(_PARAMETER.findall(challenge))
         query = {"service": parameters.get("service", ""), "scope": f"repository:{repository}:{actions}"}
-        async with self._session.get(parameters["realm"], params=query, auth=self._basic, timeout=_TIMEOUT) as answer:
+        async with self._ask("GET", parameters["realm"], params=query, auth=self._basic) as answer:
             if answer.status != 200:  # noqa: PLR2004
                 raise Refused(answer.status, await _reason(answer))
             document = await answer.json()
@@ -91,7 +97,7 @@ class RegistryUser:
         """One manifest. Raises Refused, or DigestMismatch when it has another digest than asked for."""
         url = f"{self._url}/v2/{repository}/manifests/{reference}"
         headers = self._authorization | {"Accept": _ACCEPT}
-        async with self._session.get(url, headers=headers, timeout=_TIMEOUT) as answer:
+        async with self._ask("GET", url, headers=headers) as answer:
             if answer.status != 200:  # noqa: PLR2004
                 raise Refused(answer.status, await _reason(answer))
             content = await answer.content.read(MAX_MANIFEST_BYTES + 1)
@@ -100,10 +106,19 @@ class RegistryUser:
             raise DigestMismatch(f"manifest {reference} came with digest {manifest.digest}")
         return manifest
 
+    @asynccontextmanager
+    async def _ask(self, method: str, url: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request. Raises Unavailable when the registry cannot be reached."""
+        try:
+            async with self._session.request(method, url, timeout=_TIMEOUT, **options) as answer:
+                yield answer
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise Unavailable(f"{self._url} cannot be reached ({error or type(error).__name__})") from error
+
     async def _get_blob(self, repository: str, digest: Digest) -> int:
         hasher, size = digest.hasher(), 0
         url = f"{self._url}/v2/{repository}/blobs/{digest}"
-        async with self._session.get(url, headers=self._authorization, timeout=_TIMEOUT) as answer:
+        async with self._ask("GET", url, headers=self._authorization) as answer:
             if answer.status != 200:  # noqa: PLR2004
                 raise Refused(answer.status, await _reason(answer))
             async for piece in answer.content.iter_chunked(1024 * 1024):
@@ -128,7 +143,7 @@ class RegistryUser:
         """One writing request; answers where its session goes on."""
         target = url if "://" in url else self._url + url
         headers = headers | self._authorization
-        async with self._session.request(method, target, data=content, headers=headers, timeout=_TIMEOUT) as answer:
+        async with self._ask(method, target, data=content, headers=headers) as answer:
             if answer.status not in {201, 202}:
                 raise Refused(answer.status, await _reason(answer))
             location: str = answer.headers.get("Location", "")

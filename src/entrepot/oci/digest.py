@@ -13,7 +13,10 @@ from entrepot.errors import DigestInvalid
 
 # image-spec, "Registered algorithms": lower case hex of a fixed length.
 _HEX_LENGTH = {"sha256": 64, "sha512": 128}
+# image-spec, "SHA-256": what everybody can verify.
+CANONICAL = "sha256"
 _HEX = re.compile(r"[0-9a-f]+")
+_KNOWN = " or ".join(_HEX_LENGTH)
 
 
 class Hasher(Protocol):
@@ -26,7 +29,7 @@ class Hasher(Protocol):
         """The hash so far, in lower-case hex."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Digest:
     """A verified-in-form digest; whether content matches it is for `of` and `hasher` to say."""
 
@@ -39,8 +42,7 @@ class Digest:
         algorithm, _, value = text.partition(":")
         length = _HEX_LENGTH.get(algorithm)
         if length is None:
-            known = " and ".join(_HEX_LENGTH)
-            raise DigestInvalid(f"digest {text[:150]!r}: the algorithm must be one of {known}")
+            raise DigestInvalid(f"digest {text[:150]!r}: the algorithm must be {_KNOWN}")
         if len(value) != length or not _HEX.fullmatch(value):
             raise DigestInvalid(f"digest {text[:150]!r}: {algorithm} takes {length} lower-case hex digits")
         return cls(algorithm, value)
@@ -60,3 +62,10 @@ class Digest:
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hex}"
+
+
+def verify_algorithm(name: str) -> str:
+    """The name of an algorithm that is known here. Raises DigestInvalid."""
+    if name not in _HEX_LENGTH:
+        raise DigestInvalid(f"digest algorithm {name[:40]!r}: use {_KNOWN}")
+    return name

@@ -16,6 +16,8 @@ from entrepot.oci.digest import Digest
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 # Each reference costs the registry a row and a look-up; real images stay below 130 layers, large indexes below 1,000.
 MAX_REFERENCES = 10_000
+# RFC 6838, section 4.2: 127 characters on each side of the slash.
+_MAX_MEDIA_TYPE = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +36,8 @@ class Descriptor:
         if not isinstance(document, dict):
             raise ManifestInvalid(f"manifest: {where} must be a descriptor object")
         fields = cast("dict[str, Any]", document)
-        media_type, digest, size = fields.get("mediaType"), fields.get("digest"), fields.get("size")
-        if not isinstance(media_type, str) or not media_type:
-            raise ManifestInvalid(f"manifest: {where}.mediaType must be a media type")
+        digest, size = fields.get("digest"), fields.get("size")
+        media_type = _parse_media_type(fields.get("mediaType"), f"{where}.mediaType")
         if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 2**63:
             raise ManifestInvalid(f"manifest: {where}.size must be a number of bytes")
         if not isinstance(digest, str):
@@ -62,7 +63,8 @@ class Manifest:
     """A manifest or index: its very bytes, and what they refer to.
 
     `blobs` are the config and layers, `children` the manifests of an index; both in document order. `subject` is what a
-    referrer speaks of; it need not exist (distribution-spec 1.1, "Pushing Manifests with Subject").
+    referrer speaks of; it need not exist (distribution-spec 1.1, "Pushing Manifests with Subject"). `artifact_type` is
+    as "Listing Referrers" defines it: without a field of that name, the config's media type.
     """
 
     media_type: str
@@ -101,8 +103,10 @@ class Manifest:
             )
         subject = document.get("subject")
         artifact_type = document.get("artifactType")
-        if artifact_type is not None and not isinstance(artifact_type, str):
-            raise ManifestInvalid("manifest: artifactType must be a media type")
+        if artifact_type is not None and artifact_type != "":
+            artifact_type = _parse_media_type(artifact_type, "artifactType")
+        elif blobs:
+            artifact_type = blobs[0].media_type
         return cls(
             media_type=media_type,
             digest=Digest.of(content, algorithm),
@@ -110,8 +114,24 @@ class Manifest:
             blobs=blobs,
             children=children,
             subject=None if subject is None else Descriptor.parse(subject, "subject"),
-            artifact_type=artifact_type,
+            artifact_type=artifact_type or None,
         )
+
+
+def read_annotations(content: bytes) -> dict[str, Any]:
+    """The annotations in a manifest that was accepted."""
+    annotations = json.loads(content).get("annotations")
+    return annotations if isinstance(annotations, dict) else {}
+
+
+def _parse_media_type(value: object, where: str) -> str:
+    if (
+        not isinstance(value, str)
+        or not 0 < len(value) <= _MAX_MEDIA_TYPE
+        or not (value.isascii() and value.isprintable())
+    ):
+        raise ManifestInvalid(f"manifest: {where} must be a media type of at most {_MAX_MEDIA_TYPE} characters")
+    return value
 
 
 def _json_object(content: bytes) -> dict[str, Any]:

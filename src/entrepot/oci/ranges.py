@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from entrepot.errors import RangeInvalid
+from entrepot.errors import RangeInvalid, RangeNotSatisfiable
 
 _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})", re.ASCII)
 _CHUNK = re.compile(r"(?:bytes[ =])?(\d{1,19})-(\d{1,19})(?:/(?:\*|\d{1,19}))?", re.ASCII)
@@ -31,8 +31,8 @@ class ByteRange:
     def parse(cls, header: str, size: int) -> Self | None:
         """The range that a Range header asks of content of `size` bytes.
 
-        None when the header is to be ignored: another unit, several ranges, or nonsense (RFC 9110, 14.2). Raises
-        RangeInvalid when it is understood but lies outside the content.
+        None when the header is to be ignored: another unit, several ranges, or no range at all (RFC 9110, 14.2). Raises
+        RangeNotSatisfiable when it is understood but lies outside the content.
         """
         match = _RANGE.fullmatch(header.strip())
         if match is None or match.groups() == ("", ""):
@@ -42,10 +42,8 @@ class ByteRange:
             start, end = max(size - int(last), 0), size
         else:
             start, end = int(first), size if not last else min(int(last) + 1, size)
-            if last and int(last) < int(first):
-                return None
         if start >= end:
-            raise RangeInvalid(f"range {header!r} lies outside the content of {size} bytes")
+            raise RangeNotSatisfiable(f"range {header!r} lies outside the content of {size} bytes", size=size)
         return cls(start, end)
 
     @classmethod

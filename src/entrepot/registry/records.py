@@ -12,10 +12,12 @@ import sqlalchemy as sa
 from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Manifest
 from entrepot.oci.reference import Reference, RepositoryName, Tag
-from entrepot.storage.blobs import Staged
+from entrepot.storage.blobs import Staged, first_key
 from entrepot.storage.statements import insert_missing, upsert
 from entrepot.storage.tables import (
+    Instant,
     blobs,
+    manifest_absences,
     manifest_blobs,
     manifest_children,
     manifests,
@@ -47,9 +49,12 @@ def ensure_repository(connection: sa.Connection, name: RepositoryName, now: date
     return created
 
 
-def list_repositories(connection: sa.Connection, after: str, limit: int) -> list[str]:
-    """Names after `after`, in lexical order."""
+def list_repositories(connection: sa.Connection, after: str, prefix: str, limit: int) -> list[str]:
+    """Names that begin with `prefix`, after `after`, in lexical order."""
     query = sa.select(repositories.c.name).where(repositories.c.name > after).order_by(repositories.c.name).limit(limit)
+    if prefix:
+        # No character of a name sorts behind DEL.
+        query = query.where(repositories.c.name >= prefix, repositories.c.name < prefix + "\x7f")
     return list(connection.scalars(query))
 
 
@@ -66,18 +71,13 @@ class ManifestRow:
 
 def find_manifest(connection: sa.Connection, name: RepositoryName, reference: Reference) -> ManifestRow | None:
     """What `reference` names in a repository: one indexed read."""
-    child_of = (
-        sa.exists()
-        .where(manifest_children.c.repository_id == manifests.c.repository_id)
-        .where(manifest_children.c.child == manifests.c.digest)
-    )
     query = (
         sa.select(
             manifests.c.digest,
             manifests.c.media_type,
             manifests.c.content,
             manifests.c.subject,
-            child_of.label("is_child"),
+            is_child_of_any().label("is_child"),
         )
         .join(repositories, repositories.c.id == manifests.c.repository_id)
         .where(repositories.c.name == name.value)
@@ -94,20 +94,53 @@ def find_manifest(connection: sa.Connection, name: RepositoryName, reference: Re
     return ManifestRow(row.digest, row.media_type, bytes(row.content), row.subject, bool(row.is_child))
 
 
-def find_blob_size(connection: sa.Connection, name: RepositoryName, digest: Digest) -> int | None:
-    """Size in bytes of a blob, when the repository holds it."""
+def is_child_of_any() -> sa.ColumnElement[bool]:
+    """Whether an index in its repository names the row of `manifests` of the statement around it."""
+
+    def names(table: sa.Table) -> sa.ColumnElement[bool]:
+        return (
+            sa.exists()
+            .where(table.c.repository_id == manifests.c.repository_id, table.c.child == manifests.c.digest)
+            .correlate(manifests)
+        )
+
+    return sa.or_(names(manifest_children), names(manifest_absences))
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRow:
+    """A blob's size in bytes, and the object that holds it."""
+
+    size: int
+    key: str
+
+
+def find_blob(connection: sa.Connection, name: RepositoryName, digest: Digest) -> BlobRow | None:
+    """A blob, when the repository holds it."""
     query = (
-        sa.select(blobs.c.size_bytes)
+        sa.select(blobs.c.size_bytes, blobs.c.key)
         .join(repository_blobs, repository_blobs.c.digest == blobs.c.digest)
         .join(repositories, repositories.c.id == repository_blobs.c.repository_id)
         .where(repositories.c.name == name.value, blobs.c.digest == str(digest))
     )
-    return connection.scalar(query)
+    row = connection.execute(query).first()
+    return None if row is None else BlobRow(row.size_bytes, row.key or first_key(digest))
 
 
-def is_blob_anywhere(connection: sa.Connection, digest: Digest) -> bool:
-    """Whether any repository holds the blob."""
-    return connection.scalar(sa.select(sa.exists().where(repository_blobs.c.digest == str(digest)))) or False
+def find_blob_size(connection: sa.Connection, digest: Digest) -> int | None:
+    """Size in bytes of a blob, whichever repository holds it."""
+    return connection.scalar(sa.select(blobs.c.size_bytes).where(blobs.c.digest == str(digest)))
+
+
+def list_holders(connection: sa.Connection, digest: Digest, limit: int) -> list[RepositoryName]:
+    """Repositories that hold a blob, up to `limit` of them."""
+    query = (
+        sa.select(repositories.c.name)
+        .join(repository_blobs, repository_blobs.c.repository_id == repositories.c.id)
+        .where(repository_blobs.c.digest == str(digest))
+        .limit(limit)
+    )
+    return [RepositoryName(name) for name in connection.scalars(query)]
 
 
 def read_blob_sizes(connection: sa.Connection, repository_id: int, digests: Iterable[Digest]) -> dict[Digest, int]:
@@ -151,47 +184,187 @@ def read_tag_digests(connection: sa.Connection, name: RepositoryName, names: Ite
     return found
 
 
-def insert_blob(connection: sa.Connection, repository_id: int, digest: Digest, size: int, now: datetime) -> None:
-    """Record a stored blob, and that the repository holds it."""
-    insert_missing(connection, blobs, [{"digest": str(digest), "size_bytes": size, "created_at": now}])
-    link_blob(connection, repository_id, digest, now)
+def find_tag(connection: sa.Connection, repository_id: int, tag: Tag) -> str | None:
+    """The digest that a tag names."""
+    query = sa.select(tags.c.digest).where(tags.c.repository_id == repository_id, tags.c.name == tag.value)
+    return connection.scalar(query)
 
 
-def link_blob(connection: sa.Connection, repository_id: int, digest: Digest, now: datetime) -> None:
-    """Record that the repository holds a blob that is stored already."""
-    row = {"repository_id": repository_id, "digest": str(digest), "created_at": now}
-    insert_missing(connection, repository_blobs, [row])
+def insert_blob(connection: sa.Connection, digest: Digest, size: int, key: str, now: datetime) -> str:
+    """Record the object that holds a blob; answers the one that does, which may have been there before."""
+    row = {"digest": str(digest), "size_bytes": size, "created_at": now, "key": key}
+    if insert_missing(connection, blobs, [row]) == 1:
+        return key
+    found: str | None = connection.scalar(sa.select(blobs.c.key).where(blobs.c.digest == str(digest)))
+    return found or first_key(digest)
+
+
+def link_blob(connection: sa.Connection, repository_id: int, digest: Digest, now: datetime) -> bool:
+    """Let a repository hold a recorded blob; False when it did already, which is noted as being asked for."""
+    row = {"repository_id": repository_id, "digest": str(digest), "created_at": now, "held_at": now}
+    if insert_missing(connection, repository_blobs, [row]) == 1:
+        return True
+    hold_blob(connection, repository_id, digest, now)
+    return False
+
+
+def hold_blob(connection: sa.Connection, repository_id: int, digest: Digest, now: datetime) -> None:
+    """Note that a publisher counts on a blob."""
+    statement = repository_blobs.update().where(
+        repository_blobs.c.repository_id == repository_id, repository_blobs.c.digest == str(digest)
+    )
+    connection.execute(statement.values(held_at=now))
+
+
+def find_blob_hold(connection: sa.Connection, repository_id: int, digest: Digest) -> datetime | None:
+    """When a publisher last counted on a blob; None when the repository does not hold it."""
+    query = sa.select(sa.func.coalesce(repository_blobs.c.held_at, repository_blobs.c.created_at, type_=Instant)).where(
+        repository_blobs.c.repository_id == repository_id, repository_blobs.c.digest == str(digest)
+    )
+    found: datetime | None = connection.scalar(query)
+    return found
+
+
+def unlink_blob(connection: sa.Connection, repository_id: int, digest: Digest) -> None:
+    """Let a repository no longer hold a blob."""
+    connection.execute(
+        repository_blobs.delete().where(
+            repository_blobs.c.repository_id == repository_id, repository_blobs.c.digest == str(digest)
+        )
+    )
+
+
+def list_manifests_with(connection: sa.Connection, repository_id: int, digest: Digest) -> list[str]:
+    """Digests of the manifests that name a blob, at most ten."""
+    query = (
+        sa.select(manifest_blobs.c.manifest)
+        .where(manifest_blobs.c.repository_id == repository_id, manifest_blobs.c.blob == str(digest))
+        .limit(10)
+    )
+    return list(connection.scalars(query))
+
+
+def grow_repository(connection: sa.Connection, repository_id: int, size: int, limit: int | None) -> bool:
+    """Add `size` bytes to what a repository takes; False when that would be more than `limit`."""
+    statement = repositories.update().where(repositories.c.id == repository_id)
+    if limit is not None:
+        statement = statement.where(repositories.c.size_bytes + size <= limit)
+    return connection.execute(statement.values(size_bytes=repositories.c.size_bytes + size)).rowcount == 1
 
 
 def insert_manifest(
     connection: sa.Connection, repository_id: int, manifest: Manifest, held: Collection[Digest], now: datetime
-) -> None:
-    """Keep a manifest and what it names; `held` are those of its blobs that the repository holds."""
+) -> bool:
+    """Keep a manifest and what it names; `held` are those of its blobs and children that the repository holds.
+
+    False when it is there already, which is noted as being asked for.
+    """
     key = {"repository_id": repository_id, "manifest": str(manifest.digest)}
-    insert_missing(
-        connection,
-        manifests,
-        [
-            {
-                "repository_id": repository_id,
-                "digest": str(manifest.digest),
-                "media_type": manifest.media_type,
-                "content": manifest.content,
-                "subject": str(manifest.subject.digest) if manifest.subject else None,
-                "artifact_type": manifest.artifact_type,
-                "created_at": now,
-            }
-        ],
+    row = {
+        "repository_id": repository_id,
+        "digest": str(manifest.digest),
+        "media_type": manifest.media_type,
+        "content": manifest.content,
+        "subject": str(manifest.subject.digest) if manifest.subject else None,
+        "artifact_type": manifest.artifact_type,
+        "created_at": now,
+        "held_at": now,
+    }
+    is_new = insert_missing(connection, manifests, [row]) == 1
+    if not is_new:
+        hold_manifest(connection, repository_id, manifest.digest, now)
+    named_blobs = {blob.digest for blob in manifest.blobs if blob.digest in held}
+    insert_missing(connection, manifest_blobs, [{**key, "blob": str(digest)} for digest in sorted(named_blobs)])
+    children = sorted({child.digest for child in manifest.children})
+    there = [{**key, "child": str(digest)} for digest in children if digest in held]
+    absent = [{**key, "child": str(digest)} for digest in children if digest not in held]
+    insert_missing(connection, manifest_children, there)
+    insert_missing(connection, manifest_absences, absent)
+    return is_new
+
+
+def hold_manifest(connection: sa.Connection, repository_id: int, digest: Digest, now: datetime) -> None:
+    """Note that a publisher counts on a manifest."""
+    statement = manifests.update().where(manifests.c.repository_id == repository_id, manifests.c.digest == str(digest))
+    connection.execute(statement.values(held_at=now))
+
+
+def find_manifest_hold(connection: sa.Connection, repository_id: int, digest: Digest) -> datetime | None:
+    """When a publisher last counted on a manifest; None when the repository does not hold it."""
+    query = sa.select(sa.func.coalesce(manifests.c.held_at, manifests.c.created_at, type_=Instant)).where(
+        manifests.c.repository_id == repository_id, manifests.c.digest == str(digest)
     )
-    insert_missing(connection, manifest_blobs, [{**key, "blob": str(digest)} for digest in held])
-    children = {child.digest for child in manifest.children}
-    insert_missing(connection, manifest_children, [{**key, "child": str(digest)} for digest in children])
+    found: datetime | None = connection.scalar(query)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class ReferrerRow:
+    """A manifest whose subject is another; `size` is its length in bytes."""
+
+    digest: str
+    media_type: str
+    artifact_type: str | None
+    size: int
+
+
+def list_referrers(
+    connection: sa.Connection, repository_id: int, subject: Digest, artifact_type: str | None, after: str, limit: int
+) -> list[ReferrerRow]:
+    """Manifests whose subject is `subject`, by digest after `after`; of one artifact type, or of any."""
+    query = (
+        sa.select(
+            manifests.c.digest,
+            manifests.c.media_type,
+            manifests.c.artifact_type,
+            sa.func.length(manifests.c.content).label("size"),
+        )
+        .where(
+            manifests.c.repository_id == repository_id,
+            manifests.c.subject == str(subject),
+            manifests.c.digest > after,
+        )
+        .order_by(manifests.c.digest)
+        .limit(limit)
+    )
+    if artifact_type is not None:
+        query = query.where(manifests.c.artifact_type == artifact_type)
+    return [ReferrerRow(row.digest, row.media_type, row.artifact_type, row.size) for row in connection.execute(query)]
+
+
+def read_manifest_contents(connection: sa.Connection, repository_id: int, digests: Collection[str]) -> dict[str, bytes]:
+    """The bytes of manifests, by digest."""
+    query = sa.select(manifests.c.digest, manifests.c.content).where(
+        manifests.c.repository_id == repository_id, manifests.c.digest.in_(digests)
+    )
+    return {row.digest: bytes(row.content) for row in connection.execute(query)}
 
 
 def put_tag(connection: sa.Connection, repository_id: int, tag: Tag, digest: Digest, now: datetime) -> None:
     """Let a tag name a manifest, whatever it named before."""
-    row = {"repository_id": repository_id, "name": tag.value, "digest": str(digest), "updated_at": now}
-    upsert(connection, tags, row)
+    upsert(connection, tags, _tag_row(repository_id, tag, digest, now))
+
+
+def insert_tag(connection: sa.Connection, repository_id: int, tag: Tag, digest: Digest, now: datetime) -> bool:
+    """Let a new tag name a manifest; False when it names another already."""
+    if insert_missing(connection, tags, [_tag_row(repository_id, tag, digest, now)]) == 1:
+        return True
+    return find_tag(connection, repository_id, tag) == str(digest)
+
+
+def replace_tag(
+    connection: sa.Connection, repository_id: int, tag: Tag, before: str | None, digest: Digest, now: datetime
+) -> bool:
+    """Let a tag that names `before` (None: that is not there) name another manifest; False when that changed."""
+    row = _tag_row(repository_id, tag, digest, now)
+    if before is None:
+        return insert_missing(connection, tags, [row]) == 1
+    is_it = (tags.c.repository_id == repository_id) & (tags.c.name == tag.value) & (tags.c.digest == before)
+    return connection.execute(tags.update().where(is_it).values(row)).rowcount == 1
+
+
+def _tag_row(repository_id: int, tag: Tag, digest: Digest, now: datetime) -> dict[str, object]:
+    return {"repository_id": repository_id, "name": tag.value, "digest": str(digest), "updated_at": now}
 
 
 def list_tags(connection: sa.Connection, repository_id: int, after: str, limit: int) -> list[str]:
@@ -212,7 +385,7 @@ def list_tags_of(connection: sa.Connection, repository_id: int, digest: Digest) 
 
 
 def list_parents(connection: sa.Connection, repository_id: int, digest: Digest) -> list[str]:
-    """Digests of the indexes that name a manifest, at most ten."""
+    """Digests of the indexes that need a manifest, at most ten."""
     query = (
         sa.select(manifest_children.c.manifest)
         .where(manifest_children.c.repository_id == repository_id, manifest_children.c.child == str(digest))
@@ -229,8 +402,23 @@ def delete_tag(connection: sa.Connection, repository_id: int, tag: Tag) -> bool:
 
 def delete_manifest(connection: sa.Connection, repository_id: int, digest: Digest) -> bool:
     """Drop a manifest, its tags and what it names; answers whether it was there."""
-    statement = manifests.delete().where(manifests.c.repository_id == repository_id, manifests.c.digest == str(digest))
-    return connection.execute(statement).rowcount > 0
+    is_it = (manifests.c.repository_id == repository_id) & (manifests.c.digest == str(digest))
+    size = connection.scalar(sa.select(sa.func.length(manifests.c.content)).where(is_it))
+    if size is None or connection.execute(manifests.delete().where(is_it)).rowcount == 0:
+        return False
+    grow_repository(connection, repository_id, -size, None)
+    return True
+
+
+def list_children(connection: sa.Connection, repository_id: int, digest: Digest) -> list[str]:
+    """Digests of the manifests that an index names, whether they are here or not."""
+    return [
+        child
+        for table in (manifest_children, manifest_absences)
+        for child in connection.scalars(
+            sa.select(table.c.child).where(table.c.repository_id == repository_id, table.c.manifest == str(digest))
+        )
+    ]
 
 
 def insert_upload(connection: sa.Connection, upload_id: str, name: RepositoryName, now: datetime) -> None:
@@ -238,28 +426,51 @@ def insert_upload(connection: sa.Connection, upload_id: str, name: RepositoryNam
     connection.execute(uploads.insert().values(id=upload_id, repository=name.value, created_at=now))
 
 
-def is_upload(connection: sa.Connection, upload_id: str, name: RepositoryName) -> bool:
-    """Whether the session is open, in this repository."""
-    query = sa.exists().where(uploads.c.id == upload_id, uploads.c.repository == name.value)
-    return connection.scalar(sa.select(query)) or False
+@dataclass(frozen=True, slots=True)
+class UploadRow:
+    """How much a session has received: bytes, in so many chunks."""
+
+    size: int
+    chunks: int
+
+
+def find_upload(connection: sa.Connection, upload_id: str, name: RepositoryName) -> UploadRow | None:
+    """A session that is open in this repository."""
+    query = sa.select(uploads.c.size_bytes, uploads.c.chunks).where(
+        uploads.c.id == upload_id, uploads.c.repository == name.value
+    )
+    row = connection.execute(query).first()
+    return None if row is None else UploadRow(row.size_bytes, row.chunks)
 
 
 def list_chunks(connection: sa.Connection, upload_id: str) -> list[Staged]:
     """What a session has received, in order."""
     query = sa.select(upload_chunks).where(upload_chunks.c.upload_id == upload_id).order_by(upload_chunks.c.start_byte)
-    return [Staged(row.key, row.size_bytes, row.sha256) for row in connection.execute(query)]
+    return [
+        Staged(row.key, row.size_bytes, Digest.parse(row.digest or f"sha256:{row.sha256}"))
+        for row in connection.execute(query)
+    ]
 
 
-def insert_chunk(connection: sa.Connection, upload_id: str, start: int, chunk: Staged) -> bool:
-    """Add a chunk to a session; False when another writer took its place."""
+def append_chunk(connection: sa.Connection, upload_id: str, start: int, chunk: Staged, now: datetime) -> bool:
+    """Add a chunk to a session of `start` bytes; False when it is closed, or another writer was quicker."""
+    grown = (
+        uploads.update()
+        .where(uploads.c.id == upload_id, uploads.c.size_bytes == start)
+        .values(size_bytes=uploads.c.size_bytes + chunk.size, chunks=uploads.c.chunks + 1, updated_at=now)
+    )
+    if connection.execute(grown).rowcount == 0:
+        return False
     row = {
         "upload_id": upload_id,
         "start_byte": start,
         "size_bytes": chunk.size,
-        "sha256": chunk.sha256,
+        "sha256": chunk.digest.hex if chunk.digest.algorithm == "sha256" else "",
+        "digest": str(chunk.digest),
         "key": chunk.key,
     }
-    return insert_missing(connection, upload_chunks, [row]) == 1
+    connection.execute(upload_chunks.insert().values(row))
+    return True
 
 
 def delete_upload(connection: sa.Connection, upload_id: str) -> bool:

@@ -2,14 +2,21 @@
 
 Get, judge, keep: what arrives is hashed and parsed before anything of it is recorded, and one transaction records it. A
 manifest is recorded only when all that it names is there, so no reader ever meets a gap.
+
+Garbage collection may run at any time. Whoever is told that a blob or manifest is here, in order to build on it, holds
+it: collection leaves alone what was held within its grace (see `registry/garbage.py`).
 """
 
-from collections.abc import AsyncIterator, Callable, Collection
-from dataclasses import dataclass
+import json
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from entrepot.errors import (
+    BlobReferenced,
     BlobUnknown,
     DigestMismatch,
     ManifestBlobUnknown,
@@ -17,17 +24,26 @@ from entrepot.errors import (
     ManifestReferenced,
     ManifestUnknown,
     NameUnknown,
+    PreconditionFailed,
+    QuotaExceeded,
     SizeInvalid,
+    TagImmutable,
 )
 from entrepot.oci.digest import Digest
-from entrepot.oci.manifest import Descriptor, Manifest
+from entrepot.oci.manifest import Descriptor, Manifest, read_annotations
 from entrepot.oci.reference import Reference, RepositoryName, Tag
 from entrepot.registry import records
-from entrepot.storage.blobs import BlobStore, OpenBlob
+from entrepot.registry.policies import Policies
+from entrepot.registry.records import BlobRow
+from entrepot.storage.blobs import BlobStore, OpenBlob, Staged
 from entrepot.storage.cache import Cache
 from entrepot.storage.clock import Clock
 from entrepot.storage.database import Database
 from entrepot.storage.signals import Signals, publish
+
+T = TypeVar("T")
+Condition = Callable[[str | None], bool]
+"""Whether a tag may be changed that names this digest now, None when it is not there."""
 
 MANIFEST_CACHE_BYTES = 32 * 1024 * 1024
 BLOB_CACHE_ENTRIES = 50_000
@@ -35,6 +51,13 @@ BLOB_CACHE_ENTRIES = 50_000
 _ENTRY_BYTES = 1024
 # Page size of tag and repository lists when the client names none, and the most it gets.
 MAX_PAGE = 1000
+# A page of referrers ends here, though it may have one entry; distribution-spec 1.1 wants it below 4 MiB.
+_REFERRERS_BYTES = 1024 * 1024
+_REFERRERS = 500
+# Repositories that are looked at for a mount that names none.
+_MOUNT_CANDIDATES = 200
+# A hold is renewed when this part of the grace has passed, so that most of it is always left.
+_HOLD_RENEWED = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +78,57 @@ class Page:
     is_last: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Referrer:
+    """A descriptor of what speaks of a manifest."""
+
+    media_type: str
+    digest: Digest
+    size: int
+    artifact_type: str | None
+    annotations: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Referrers:
+    """Part of the referrers of a manifest; `is_last` when nothing follows."""
+
+    entries: list[Referrer]
+    is_last: bool
+
+
 class Registry:
-    """The content of every repository. Who may see it is for the callers to decide."""
+    """The content of every repository. Who may see it is for the callers to decide.
+
+    `grace` is how long garbage collection leaves alone what nothing refers to.
+    """
 
     def __init__(
-        self, database: Database, blobs: BlobStore, signals: Signals, clock: Clock, *, max_blob_bytes: int
+        self,
+        database: Database,
+        blobs: BlobStore,
+        signals: Signals,
+        clock: Clock,
+        *,
+        max_blob_bytes: int,
+        grace: timedelta,
+        policies: Policies | None = None,
     ) -> None:
         self._database = database
         self._blobs = blobs
+        self._signals = signals
         self._clock = clock
         self._max_blob_bytes = max_blob_bytes
+        self._hold_renewed = grace * _HOLD_RENEWED
+        self._policies = policies or Policies()
         self._manifests: Cache[str, StoredManifest] = Cache(MANIFEST_CACHE_BYTES, signals.is_current)
-        self._sizes: Cache[str, int] = Cache(BLOB_CACHE_ENTRIES, signals.is_current)
+        self._held_blobs: Cache[str, BlobRow] = Cache(BLOB_CACHE_ENTRIES, signals.is_current)
         signals.listen("manifest", self._manifests.forget)
+        signals.listen("blob", self._held_blobs.forget)
 
-    def find_cached_manifest(self, name: RepositoryName, reference: Reference) -> StoredManifest | None:
-        """The manifest, when this process knows it without asking the database."""
-        return self._manifests.find(_key(name, reference))
+    def is_still(self, name: RepositoryName, reference: Reference, stored: StoredManifest) -> bool:
+        """Whether a reference still names the manifest that it did; False may also mean that it takes a closer look."""
+        return self._manifests.find(_key(name, reference)) is stored
 
     async def pull_manifest(self, name: RepositoryName, reference: Reference) -> StoredManifest:
         """The manifest that `reference` names in a repository.
@@ -104,187 +161,367 @@ class Registry:
             return None
         return Manifest.parse(row.content, row.media_type, Digest.parse(row.digest).algorithm)
 
+    async def hold_manifest(self, name: RepositoryName, digest: Digest) -> bool:
+        """Whether a repository has a manifest; if so, it stays for a publisher to build on."""
+        return await self._hold(name, digest, records.find_manifest_hold, records.hold_manifest)
+
     async def open_blob(self, name: RepositoryName, digest: Digest) -> OpenBlob:
         """A blob of a repository, ready to be read. Raises BlobUnknown.
 
         Spec: distribution-spec 1.1, "Pulling blobs".
         """
-        if await self.find_blob(name, digest) is None:
-            raise BlobUnknown(f"repository {name} has no blob {digest}")
-        return await self._blobs.open(digest)
-
-    async def find_blob(self, name: RepositoryName, digest: Digest) -> int | None:
-        """Size in bytes of a blob, None when the repository does not hold it."""
         key = _key(name, digest)
-        size = self._sizes.find(key)
-        if size is None:
-            mark = self._sizes.mark()
-            size = await self._database.read(lambda connection: records.find_blob_size(connection, name, digest))
-            if size is not None:
-                self._sizes.keep(key, size, mark)
-        return size
+        row = self._held_blobs.find(key)
+        if row is None:
+            mark = self._held_blobs.mark()
+            row = await self._database.read(lambda connection: records.find_blob(connection, name, digest))
+            if row is None:
+                raise BlobUnknown(f"repository {name} has no blob {digest}")
+            self._held_blobs.keep(key, row, mark)
+        return await self._blobs.open(row.key, digest, row.size)
 
-    async def mount_blob(self, name: RepositoryName, digest: Digest, *, source: RepositoryName | None = None) -> bool:
-        """Let a repository hold a blob that `source` (or any other, when None) holds; False when it does not.
+    async def sign_blob(self, blob: OpenBlob, lifetime: timedelta) -> str:
+        """A URL in blob storage by which anybody can GET the blob for a while. Raises StorageUnavailable."""
+        return await self._blobs.sign(blob, lifetime)
 
-        Spec: distribution-spec 1.1, "Mounting a blob from another repository".
+    async def hold_blob(self, name: RepositoryName, digest: Digest) -> bool:
+        """Whether a repository holds a blob; if so, it stays for a publisher to build on."""
+        return await self._hold(name, digest, records.find_blob_hold, records.hold_blob)
+
+    async def mount_blob(
+        self,
+        name: RepositoryName,
+        digest: Digest,
+        may_read: Callable[[RepositoryName], bool],
+        *,
+        source: RepositoryName | None = None,
+    ) -> bool:
+        """Let a repository hold a blob that `source`, or any other for which `may_read` holds, has; False otherwise.
+
+        Raises QuotaExceeded. Spec: distribution-spec 1.1, "Mounting a blob from another repository".
         """
 
         def work(connection: sa.Connection) -> bool:
             if source is None:
-                is_held = records.is_blob_anywhere(connection, digest)
+                candidates = [one for one in records.list_holders(connection, digest, _MOUNT_CANDIDATES) if one != name]
             else:
-                is_held = records.find_blob_size(connection, source, digest) is not None
-            if is_held:
-                now = self._clock()
-                records.link_blob(connection, records.ensure_repository(connection, name, now), digest, now)
-            return is_held
+                candidates = [source] if records.find_blob(connection, source, digest) is not None else []
+            size = records.find_blob_size(connection, digest)
+            if size is None or not any(may_read(candidate) for candidate in candidates):
+                return False
+            now = self._clock()
+            repository_id = records.ensure_repository(connection, name, now)
+            if records.link_blob(connection, repository_id, digest, now):
+                self._grow(connection, name, repository_id, size)
+            return True
 
-        return await self._database.write(work)
+        return await self._signals.commit(work)
 
     async def put_blob(
         self, name: RepositoryName, digest: Digest, pieces: AsyncIterator[bytes], *, size: int | None = None
     ) -> int:
         """Keep a blob whose digest and size (bytes) are known; answers its size.
 
-        Raises DigestMismatch, SizeInvalid, BlobTooLarge or StorageFull; then nothing is kept.
+        Raises DigestMismatch, SizeInvalid, BlobTooLarge, QuotaExceeded or StorageFull; then nothing is kept.
         """
-        staged = await self._blobs.stage(pieces, limit=self._max_blob_bytes)
+        staged = await self._blobs.stage(pieces, limit=self._max_blob_bytes, expected=digest)
         if size is not None and staged.size != size:
-            await self._blobs.drop(staged)
+            await self._blobs.drop(staged.key)
             raise SizeInvalid(f"blob {digest} has {staged.size} bytes, not {size} as announced; nothing was kept")
-        await self._blobs.keep([staged], digest)
-        await self.record_blob(name, digest, staged.size, lambda _: None)
+        try:
+            await self.record_blob(name, staged, lambda _: None)
+        except QuotaExceeded:
+            await self._blobs.drop(staged.key)
+            raise
         return staged.size
 
-    async def record_blob(
-        self, name: RepositoryName, digest: Digest, size: int, also: Callable[[sa.Connection], object]
-    ) -> None:
-        """Record that a repository holds a blob which is in storage by now; `also` joins the transaction."""
+    async def record_blob(self, name: RepositoryName, staged: Staged, also: Callable[[sa.Connection], object]) -> None:
+        """Let a repository hold the blob in a staged object, which goes away if another object has it already.
 
-        def work(connection: sa.Connection) -> None:
-            now = self._clock()
-            records.insert_blob(connection, records.ensure_repository(connection, name, now), digest, size, now)
-            also(connection)
-
-        await self._database.write(work)
-
-    async def put_manifest(self, name: RepositoryName, manifest: Manifest, *, tag: Tag | None = None) -> None:
-        """Keep a manifest, and let `tag` name it.
-
-        Raises ManifestBlobUnknown when it names what the repository does not hold, ManifestInvalid when it gives
-        another size for it. Spec: distribution-spec 1.1, "Pushing Manifests".
+        `also` joins the transaction. Raises QuotaExceeded, or what `also` raises; the object stays as it was then.
         """
 
-        def work(connection: sa.Connection) -> list[str]:
+        def work(connection: sa.Connection) -> str:
+            now = self._clock()
+            repository_id = records.ensure_repository(connection, name, now)
+            key = records.insert_blob(connection, staged.digest, staged.size, staged.key, now)
+            if records.link_blob(connection, repository_id, staged.digest, now):
+                self._grow(connection, name, repository_id, staged.size)
+            also(connection)
+            return key
+
+        if await self._signals.commit(work) != staged.key:
+            await self._blobs.drop(staged.key)
+
+    async def delete_blob(self, name: RepositoryName, digest: Digest) -> None:
+        """Let a repository no longer hold a blob.
+
+        Raises BlobUnknown, NameUnknown, or BlobReferenced while a manifest names it.
+        Spec: distribution-spec 1.1, "Deleting Blobs".
+        """
+
+        def work(connection: sa.Connection) -> None:
+            repository_id = _get_repository(connection, name)
+            row = records.find_blob(connection, name, digest)
+            if row is None:
+                raise BlobUnknown(f"repository {name} has no blob {digest}")
+            users = records.list_manifests_with(connection, repository_id, digest)
+            if users:
+                raise BlobReferenced(f"blob {digest} is part of {', '.join(users)}; delete that first")
+            records.unlink_blob(connection, repository_id, digest)
+            records.grow_repository(connection, repository_id, -row.size, None)
+            publish(connection, "blob", _key(name, digest), self._clock())
+
+        await self._signals.commit(work)
+
+    async def put_manifest(
+        self,
+        name: RepositoryName,
+        manifest: Manifest,
+        *,
+        tags: Sequence[Tag] = (),
+        condition: Condition | None = None,
+    ) -> None:
+        """Keep a manifest, and let `tags` name it, if the `condition` holds for each of them.
+
+        Raises ManifestBlobUnknown when it names what the repository does not hold, ManifestInvalid when it gives
+        another size for it, PreconditionFailed, TagImmutable or QuotaExceeded. Spec: distribution-spec 1.1, "Pushing
+        Manifests".
+        """
+
+        def work(connection: sa.Connection) -> None:
             now = self._clock()
             repository_id = records.ensure_repository(connection, name, now)
             held = records.read_blob_sizes(connection, repository_id, {blob.digest for blob in manifest.blobs})
             children = records.read_manifest_sizes(
                 connection, repository_id, {child.digest for child in manifest.children}
             )
+            is_sparse = self._policies.allows_sparse(name)
             for blob in manifest.blobs:
-                if not blob.is_foreign:
+                if not (blob.is_foreign or is_sparse) or blob.digest in held:
                     _verify_there("blob", name, blob, held)
             for child in manifest.children:
-                _verify_there("manifest", name, child, children)
-            records.insert_manifest(connection, repository_id, manifest, held, now)
+                if not is_sparse or child.digest in children:
+                    _verify_there("manifest", name, child, children)
+            if records.insert_manifest(connection, repository_id, manifest, held | children, now):
+                self._grow(connection, name, repository_id, manifest.size)
             # An index makes its children no longer top level.
-            changed = [_key(name, child) for child in children]
-            if tag is not None:
-                records.put_tag(connection, repository_id, tag, manifest.digest, now)
-                changed.append(_key(name, tag))
-            for key in changed:
-                publish(connection, "manifest", key, now)
-            return changed
+            for child in manifest.children:
+                publish(connection, "manifest", _key(name, child.digest), now)
+            for tag in tags:
+                self._put_tag(connection, name, repository_id, tag, manifest.digest, condition)
 
-        self._forget(await self._database.write(work))
+        await self._signals.commit(work)
 
     async def put_tag(self, name: RepositoryName, tag: Tag, digest: Digest) -> None:
-        """Let `tag` name a manifest that is there. Raises ManifestUnknown."""
+        """Let `tag` name a manifest that is there. Raises ManifestUnknown or TagImmutable."""
 
         def work(connection: sa.Connection) -> None:
-            now = self._clock()
-            repository_id = records.ensure_repository(connection, name, now)
+            repository_id = records.ensure_repository(connection, name, self._clock())
             if digest not in records.read_manifest_sizes(connection, repository_id, [digest]):
                 raise ManifestUnknown(f"repository {name} has no manifest {digest} for tag {tag}")
-            records.put_tag(connection, repository_id, tag, digest, now)
-            publish(connection, "manifest", _key(name, tag), now)
+            self._put_tag(connection, name, repository_id, tag, digest)
 
-        await self._database.write(work)
-        self._forget([_key(name, tag)])
+        await self._signals.commit(work)
+
+    def _put_tag(
+        self,
+        connection: sa.Connection,
+        name: RepositoryName,
+        repository_id: int,
+        tag: Tag,
+        digest: Digest,
+        condition: Condition | None = None,
+    ) -> None:
+        now = self._clock()
+        if condition is not None:
+            before = records.find_tag(connection, repository_id, tag)
+            if not condition(before) or not records.replace_tag(connection, repository_id, tag, before, digest, now):
+                raise _condition_failed(name, tag)
+        if not self._policies.is_immutable(name, tag):
+            records.put_tag(connection, repository_id, tag, digest, now)
+        elif not records.insert_tag(connection, repository_id, tag, digest, now):
+            raise TagImmutable(f"tag {tag} of {name} is immutable and names another manifest; push under a new tag")
+        publish(connection, "manifest", _key(name, tag), now)
 
     async def read_tag_digests(self, name: RepositoryName, tags: Collection[Tag]) -> dict[Tag, Digest]:
         """What those of `tags` that are there name."""
         return await self._database.read(lambda connection: records.read_tag_digests(connection, name, tags))
 
-    async def delete_manifest(self, name: RepositoryName, reference: Reference) -> None:
-        """Drop a tag; or, by digest, a manifest with all its tags.
+    async def delete_manifest(
+        self, name: RepositoryName, reference: Reference, *, condition: Condition | None = None
+    ) -> None:
+        """Drop a tag, if the `condition` holds for it; or, by digest, a manifest with all its tags.
 
-        Raises ManifestUnknown, NameUnknown, or ManifestReferenced while an index names the manifest.
-        Spec: distribution-spec 1.1, "Deleting tags" and "Deleting Manifests".
+        Raises ManifestUnknown, NameUnknown, PreconditionFailed, TagImmutable, or ManifestReferenced while an index
+        needs the manifest. Spec: distribution-spec 1.1, "Deleting tags" and "Deleting Manifests".
         """
 
-        def work(connection: sa.Connection) -> list[str]:
+        def work(connection: sa.Connection) -> None:
             now = self._clock()
-            repository_id = records.find_repository(connection, name)
-            if repository_id is None:
-                raise NameUnknown(f"there is no repository {name}")
+            repository_id = _get_repository(connection, name)
             if isinstance(reference, Tag):
+                self._verify_mutable(name, [reference])
+                if condition is not None and not condition(records.find_tag(connection, repository_id, reference)):
+                    raise _condition_failed(name, reference)
                 changed = [_key(name, reference)]
                 was_there = records.delete_tag(connection, repository_id, reference)
             else:
                 parents = records.list_parents(connection, repository_id, reference)
                 if parents:
                     raise ManifestReferenced(f"manifest {reference} is part of {', '.join(parents)}; delete that first")
-                tags = records.list_tags_of(connection, repository_id, reference)
-                changed = [_key(name, reference), *(_key(name, Tag(tag)) for tag in tags)]
+                tags = [Tag(tag) for tag in records.list_tags_of(connection, repository_id, reference)]
+                self._verify_mutable(name, tags)
+                children = [Digest.parse(one) for one in records.list_children(connection, repository_id, reference)]
+                named: list[Reference] = [reference, *tags, *children]
+                changed = [_key(name, one) for one in named]
                 was_there = records.delete_manifest(connection, repository_id, reference)
             if not was_there:
                 raise ManifestUnknown(f"repository {name} has no manifest {reference}")
             for key in changed:
                 publish(connection, "manifest", key, now)
-            return changed
 
-        self._forget(await self._database.write(work))
+        await self._signals.commit(work)
+
+    async def list_referrers(
+        self, name: RepositoryName, subject: Digest, artifact_type: str | None, after: str
+    ) -> Referrers:
+        """What speaks of a manifest, whether that is here or not: of one artifact type, or of any, by digest.
+
+        Spec: distribution-spec 1.1, "Listing Referrers".
+        """
+
+        def work(connection: sa.Connection) -> tuple[list[records.ReferrerRow], dict[str, bytes]]:
+            repository_id = records.find_repository(connection, name)
+            if repository_id is None:
+                return [], {}
+            rows = records.list_referrers(connection, repository_id, subject, artifact_type, after, _REFERRERS + 1)
+            # Their annotations stand in their bytes, of which only a page's worth is read.
+            page = _head(rows[:_REFERRERS], lambda row: row.size, _REFERRERS_BYTES)
+            return rows, records.read_manifest_contents(connection, repository_id, [row.digest for row in page])
+
+        rows, contents = await self._database.read(work)
+        entries = [
+            Referrer(
+                row.media_type,
+                Digest.parse(row.digest),
+                row.size,
+                row.artifact_type,
+                read_annotations(contents[row.digest]),
+            )
+            for row in rows
+            if row.digest in contents
+        ]
+        # As they are sent: in ASCII, where one character may take six.
+        page = _head(entries, lambda entry: len(json.dumps(entry.annotations)), _REFERRERS_BYTES)
+        return Referrers(page, is_last=len(page) == len(rows))
 
     async def list_tags(self, name: RepositoryName, after: str, limit: int) -> Page:
         """Up to `limit` tags after `after`, in lexical order. Raises NameUnknown."""
 
         def work(connection: sa.Connection) -> list[str]:
-            repository_id = records.find_repository(connection, name)
-            if repository_id is None:
-                raise NameUnknown(f"there is no repository {name}")
-            return records.list_tags(connection, repository_id, after, limit + 1)
+            return records.list_tags(connection, _get_repository(connection, name), after, limit + 1)
 
         names = await self._database.read(work)
         return Page(names[:limit], is_last=len(names) <= limit)
 
-    async def list_repositories(self, after: str, limit: int, is_visible: Callable[[RepositoryName], bool]) -> Page:
-        """Up to `limit` names that `is_visible`, after `after`, in lexical order."""
+    async def list_repositories(
+        self, after: str, limit: int, is_visible: Callable[[RepositoryName], bool], prefixes: Collection[str]
+    ) -> Page:
+        """Up to `limit` names that are `is_visible`, after `after`, in lexical order.
+
+        Every visible name begins with one of `prefixes`, so that nobody has to look through all the others.
+        """
 
         def work(connection: sa.Connection) -> list[str]:
             visible: list[str] = []
-            last = after
-            while len(visible) <= limit:
-                names = records.list_repositories(connection, last, MAX_PAGE)
-                visible += [name for name in names if is_visible(RepositoryName(name))]
-                if len(names) < MAX_PAGE:
-                    break
-                last = names[-1]
+            for prefix in _least_prefixes(prefixes):
+                last = after
+                # More at a time the fewer of them turn out to be visible.
+                batch = limit + 1
+                while len(visible) <= limit:
+                    names = records.list_repositories(connection, last, prefix, batch)
+                    visible += [name for name in names if is_visible(RepositoryName(name))]
+                    if len(names) < batch:
+                        break
+                    last, batch = names[-1], min(batch * 2, MAX_PAGE)
             return visible
 
         names = await self._database.read(work)
         return Page(names[:limit], is_last=len(names) <= limit)
 
     async def _verify_repository(self, name: RepositoryName) -> None:
-        if await self._database.read(lambda connection: records.find_repository(connection, name)) is None:
-            raise NameUnknown(f"there is no repository {name}")
+        await self._database.read(lambda connection: _get_repository(connection, name))
 
-    def _forget(self, keys: list[str]) -> None:
-        """Forget here at once; other processes hear of it through signals."""
-        for key in keys:
-            self._manifests.forget(key)
+    async def _hold(
+        self,
+        name: RepositoryName,
+        digest: Digest,
+        find: Callable[[sa.Connection, int, Digest], datetime | None],
+        renew: Callable[[sa.Connection, int, Digest, datetime], None],
+    ) -> bool:
+        """Whether something is there; renews its hold unless that was done of late."""
+
+        def held_at(connection: sa.Connection) -> datetime | None:
+            repository_id = records.find_repository(connection, name)
+            return None if repository_id is None else find(connection, repository_id, digest)
+
+        def work(connection: sa.Connection) -> bool:
+            # Read anew: it may have been collected meanwhile.
+            if held_at(connection) is None:
+                return False
+            renew(connection, _get_repository(connection, name), digest, now)
+            return True
+
+        now = self._clock()
+        last = await self._database.read(held_at)
+        if last is None or now - last < self._hold_renewed:
+            return last is not None
+        return await self._database.write(work)
+
+    def _grow(self, connection: sa.Connection, name: RepositoryName, repository_id: int, size: int) -> None:
+        """Count `size` bytes more for a repository. Raises QuotaExceeded."""
+        quota = self._policies.quota_of(name)
+        if not records.grow_repository(connection, repository_id, size, quota):
+            raise QuotaExceeded(
+                f"repository {name} may hold {quota} bytes, and {size} more do not fit; "
+                "delete what is not needed, or ask for a larger quota"
+            )
+
+    def _verify_mutable(self, name: RepositoryName, tags: Collection[Tag]) -> None:
+        for tag in tags:
+            if self._policies.is_immutable(name, tag):
+                raise TagImmutable(f"tag {tag} of {name} is immutable and cannot be deleted")
+
+
+def _get_repository(connection: sa.Connection, name: RepositoryName) -> int:
+    repository_id = records.find_repository(connection, name)
+    if repository_id is None:
+        raise NameUnknown(f"there is no repository {name}")
+    return repository_id
+
+
+def _condition_failed(name: RepositoryName, tag: Tag) -> PreconditionFailed:
+    return PreconditionFailed(f"tag {tag} of {name} is not what the request depends on; look at it and decide anew")
+
+
+def _head(entries: list[T], size: Callable[[T], int], limit: int) -> list[T]:
+    """The first entries that together stay within a limit; one at least."""
+    taken = 0
+    for number, entry in enumerate(entries):
+        taken += size(entry)
+        if number and taken > limit:
+            return entries[:number]
+    return entries
+
+
+def _least_prefixes(prefixes: Collection[str]) -> list[str]:
+    """Those that do not begin with another one, in order: together they cover the same names, each once."""
+    least: list[str] = []
+    for prefix in sorted(prefixes):
+        if not least or not prefix.startswith(least[-1]):
+            least.append(prefix)
+    return least
 
 
 def _key(name: RepositoryName, reference: Reference) -> str:

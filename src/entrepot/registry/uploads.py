@@ -1,7 +1,7 @@
 """Upload sessions: blobs that arrive in one or several requests, on one or several processes.
 
-Each request's body becomes one chunk in the upload area; the database knows the chunks and their order. The last
-request names the digest, and only then does the blob come into being.
+Each request's body becomes one object in storage; the database knows the chunks and their order. The last request names
+the digest, and only then does the blob come into being. The usual session of one chunk becomes the blob as it is.
 
 Spec: distribution-spec 1.1, "Pushing blobs".
 """
@@ -12,7 +12,15 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from entrepot.errors import BlobTooLarge, DigestMismatch, SizeInvalid, UploadOffsetWrong, UploadUnknown
+from entrepot.errors import (
+    BlobTooLarge,
+    DigestMismatch,
+    QuotaExceeded,
+    SizeInvalid,
+    TooManyChunks,
+    UploadOffsetWrong,
+    UploadUnknown,
+)
 from entrepot.oci.digest import Digest
 from entrepot.oci.ranges import ByteRange
 from entrepot.oci.reference import RepositoryName
@@ -22,19 +30,18 @@ from entrepot.storage.blobs import BlobStore, Staged
 from entrepot.storage.clock import Clock
 from entrepot.storage.database import Database
 
+# As many as S3 takes; each costs an object and a row.
+MAX_CHUNKS = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An open session and what it has received so far."""
+    """An open session, and how many bytes in how many chunks it has received."""
 
     id: str
     repository: RepositoryName
-    chunks: tuple[Staged, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes received, which is also where the next chunk begins."""
-        return sum(chunk.size for chunk in self.chunks)
+    size: int = 0
+    chunks: int = 0
 
 
 class Uploads:
@@ -51,50 +58,44 @@ class Uploads:
 
     async def begin(self, name: RepositoryName) -> Upload:
         """Open a session."""
-        upload = Upload(str(uuid.uuid4()), name, ())
+        upload = Upload(str(uuid.uuid4()), name)
         now = self._clock()
         await self._database.write(lambda connection: records.insert_upload(connection, upload.id, name, now))
         return upload
 
     async def get(self, name: RepositoryName, upload_id: str) -> Upload:
         """A session as it stands. Raises UploadUnknown."""
-
-        def work(connection: sa.Connection) -> Upload:
-            if not records.is_upload(connection, upload_id, name):
-                raise UploadUnknown(f"there is no open upload {upload_id} in {name}; begin a new one")
-            return Upload(upload_id, name, tuple(records.list_chunks(connection, upload_id)))
-
-        return await self._database.read(work)
+        row = await self._database.read(lambda connection: records.find_upload(connection, upload_id, name))
+        if row is None:
+            raise _unknown(name, upload_id)
+        return Upload(upload_id, name, row.size, row.chunks)
 
     async def append(
-        self, name: RepositoryName, upload_id: str, pieces: AsyncIterator[bytes], place: ByteRange | None
+        self,
+        name: RepositoryName,
+        upload_id: str,
+        pieces: AsyncIterator[bytes],
+        place: ByteRange | None,
+        *,
+        algorithm: str = "sha256",
     ) -> Upload:
         """Add one chunk; `place` is where the client says that it belongs.
 
         Raises UploadUnknown, UploadOffsetWrong when it does not follow what is there, SizeInvalid when it has another
-        length than `place`, BlobTooLarge, StorageFull or ClientGone. Then the session is as before.
+        length than `place`, TooManyChunks, BlobTooLarge, StorageFull or ClientGone. Then the session is as before.
         """
         upload = await self.get(name, upload_id)
-        if place is not None and place.start != upload.size:
-            raise _offset_wrong(upload, place.start)
-        chunk = await self._stage(upload, pieces)
-        if place is not None and chunk.size != place.size:
-            await self._blobs.drop(chunk)
-            raise SizeInvalid(f"Content-Range announced {place.size} bytes, but {chunk.size} came; nothing was kept")
-        if chunk.size == 0:
-            await self._blobs.drop(chunk)
+        chunk = await self._stage(upload, pieces, place, algorithm)
+        if chunk is None:
             return upload
-
-        def work(connection: sa.Connection) -> bool:
-            if not records.is_upload(connection, upload_id, name):
-                return False
-            so_far = sum(part.size for part in records.list_chunks(connection, upload_id))
-            return so_far == upload.size and records.insert_chunk(connection, upload_id, upload.size, chunk)
-
-        if not await self._database.write(work):
-            await self._blobs.drop(chunk)
+        now = self._clock()
+        is_added = await self._database.write(
+            lambda connection: records.append_chunk(connection, upload_id, upload.size, chunk, now)
+        )
+        if not is_added:
+            await self._blobs.drop(chunk.key)
             raise _offset_wrong(await self.get(name, upload_id), upload.size)
-        return Upload(upload.id, name, (*upload.chunks, chunk))
+        return Upload(upload.id, name, upload.size + chunk.size, upload.chunks + 1)
 
     async def finish(
         self,
@@ -106,30 +107,84 @@ class Uploads:
     ) -> int:
         """Add the last chunk, which may be empty, and turn the session into a blob; answers its size in bytes.
 
-        Raises what `append` raises; and DigestMismatch, after which the session is gone.
+        Raises what `append` raises; and DigestMismatch or QuotaExceeded, after which the session is gone.
         """
-        upload = await self.append(name, upload_id, pieces, place)
+        upload = await self.get(name, upload_id)
+        last = await self._stage(upload, pieces, place, digest.algorithm)
+        parts = await self._database.read(lambda connection: records.list_chunks(connection, upload_id))
+        if sum(part.size for part in parts) != upload.size:
+            raise _offset_wrong(await self.get(name, upload_id), upload.size)
+        received = [part.key for part in parts]
+        if last is not None:
+            parts.append(last)
+        made = [] if last is None else [last.key]
         try:
-            size = await self._blobs.keep(upload.chunks, digest)
-        except DigestMismatch:
-            await self._database.write(lambda connection: records.delete_upload(connection, upload_id))
+            whole = await self._make_whole(parts, digest)
+            made += [whole.key] if whole.key not in received else []
+
+            def close(connection: sa.Connection) -> None:
+                if not records.delete_upload(connection, upload_id):
+                    raise _unknown(name, upload_id)
+
+            await self._registry.record_blob(name, whole, close)
+        except UploadUnknown:
+            # Another request was quicker, and what the session had received is its business.
+            await self._blobs.drop(*made)
             raise
-        await self._registry.record_blob(
-            name, digest, size, lambda connection: records.delete_upload(connection, upload_id)
-        )
-        return size
+        except (DigestMismatch, QuotaExceeded):
+            await self._blobs.drop(*made)
+            await self._close(upload_id, received)
+            raise
+        # Only now: a crash before must leave the parts for another try.
+        await self._blobs.drop(*(key for key in {*received, *made} if key != whole.key))
+        return whole.size
 
     async def cancel(self, name: RepositoryName, upload_id: str) -> None:
         """Close a session and drop what it received. Raises UploadUnknown."""
-        upload = await self.get(name, upload_id)
-        await self._database.write(lambda connection: records.delete_upload(connection, upload_id))
-        await self._blobs.drop(*upload.chunks)
+        await self.get(name, upload_id)
+        parts = await self._database.read(lambda connection: records.list_chunks(connection, upload_id))
+        await self._close(upload_id, [part.key for part in parts])
 
-    async def _stage(self, upload: Upload, pieces: AsyncIterator[bytes]) -> Staged:
+    async def _make_whole(self, parts: list[Staged], digest: Digest) -> Staged:
+        """One object with the digest, out of a session's parts. Raises DigestMismatch."""
+        if len(parts) != 1:
+            return await self._blobs.join(parts, digest)
+        part = parts[0]
+        found = part.digest
+        if found.algorithm != digest.algorithm:
+            found = await self._blobs.find_digest(part, digest.algorithm)
+        if found != digest:
+            raise DigestMismatch(f"the content has digest {found}, not {digest} as announced; nothing was kept")
+        return Staged(part.key, part.size, digest)
+
+    async def _close(self, upload_id: str, received: list[str]) -> None:
+        """Close a session and drop what it received, unless another request did so: then it is that one's business."""
+        if await self._database.write(lambda connection: records.delete_upload(connection, upload_id)):
+            await self._blobs.drop(*received)
+
+    async def _stage(
+        self, upload: Upload, pieces: AsyncIterator[bytes], place: ByteRange | None, algorithm: str
+    ) -> Staged | None:
+        """The next chunk, None when it is empty; judged by its place before any of it is read."""
+        if place is not None and place.start != upload.size:
+            raise _offset_wrong(upload, place.start)
+        if upload.chunks >= MAX_CHUNKS:
+            raise TooManyChunks(f"an upload takes at most {MAX_CHUNKS} chunks; begin again with larger ones")
         try:
-            return await self._blobs.stage(pieces, limit=self._max_blob_bytes - upload.size)
+            chunk = await self._blobs.stage(pieces, limit=self._max_blob_bytes - upload.size, algorithm=algorithm)
         except BlobTooLarge as error:
             raise BlobTooLarge(f"a blob may have at most {self._max_blob_bytes} bytes; nothing was kept") from error
+        if place is not None and chunk.size != place.size:
+            await self._blobs.drop(chunk.key)
+            raise SizeInvalid(f"Content-Range announced {place.size} bytes, but {chunk.size} came; nothing was kept")
+        if chunk.size == 0:
+            await self._blobs.drop(chunk.key)
+            return None
+        return chunk
+
+
+def _unknown(name: RepositoryName, upload_id: str) -> UploadUnknown:
+    return UploadUnknown(f"there is no open upload {upload_id} in {name}; begin a new one")
 
 
 def _offset_wrong(upload: Upload, start: int) -> UploadOffsetWrong:

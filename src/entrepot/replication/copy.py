@@ -44,7 +44,7 @@ class GraphCopy:
                 f"source {self._source.name}: {item.origin}:{item.tag} nests indexes more than {MAX_DEPTH} deep"
             )
         async with self._lock(item.target, digest):
-            if await self._registry.find_manifest(item.target, digest) is not None:
+            if await self._registry.hold_manifest(item.target, digest):
                 return
             manifest = await self._source.get_manifest(item.origin, digest)
 
@@ -64,9 +64,9 @@ class GraphCopy:
 
     async def _copy_blob(self, item: Item, blob: Descriptor) -> None:
         async with self._lock(None, blob.digest):
-            if await self._registry.find_blob(item.target, blob.digest) is not None:
+            if await self._registry.hold_blob(item.target, blob.digest):
                 self._tell(BlobFound(blob))
-            elif await self._registry.mount_blob(item.target, blob.digest):
+            elif await self._registry.mount_blob(item.target, blob.digest, _anybody):
                 self._tell(BlobMounted(blob))
             else:
                 async with self._transfers:
@@ -92,3 +92,7 @@ class GraphCopy:
     def _lock(self, target: RepositoryName | None, digest: Digest) -> asyncio.Lock:
         """One lock per manifest of a repository, and per blob, for as long as somebody holds or awaits it."""
         return self._locks.setdefault((target, digest), asyncio.Lock())
+
+
+def _anybody(_: RepositoryName) -> bool:
+    return True

@@ -1,48 +1,85 @@
-"""Change notices between processes, through the database.
+"""Change notices between processes: how caches forget what changed elsewhere.
 
 A service publishes a notice in the same transaction as its change, so the two cannot part. Every process reads new
-notices many times a second and hands them to whoever listens, which is how caches forget what changed elsewhere. A
-process that cannot read notices knows it: `is_current` turns false, and caches stop answering.
+notices from the database many times a second. Redis, where there is one, brings them sooner, and lets a process ask the
+database less often; it is never relied on, so losing it loses nothing.
+
+A process that falls behind knows it: `is_current` turns false, and caches stop answering. One that cannot reach the
+database at all goes on with what it knows for `outage_seconds`, since it could ask nobody else anyway.
 """
 
-import asyncio
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
+from typing import Protocol
 
 import sqlalchemy as sa
 import structlog
 
-from entrepot.errors import EntrepotError
+from entrepot.errors import DatabaseUnavailable, EntrepotError
 from entrepot.storage.clock import Clock
 from entrepot.storage.database import Database, T, Work
 from entrepot.storage.tables import signals
 
+Notice = tuple[str, str]
+"""(topic, key): this key of this topic changed."""
 Listener = Callable[[str], None]
 
 POLL_SECONDS = 0.1
+# While Redis brings the notices, the database is asked only for what Redis may have lost.
+POLL_SECONDS_BESIDE_WIRE = 0.4
 # Caches may be this far behind before they stop answering; the promise to users is one second.
 CURRENT_SECONDS = 0.8
+OUTAGE_SECONDS = 60.0
+# A database that leaves a question of microseconds open for this long is away.
+_PATIENCE_SECONDS = 2.0
 _KEPT = timedelta(hours=1)
 _PRUNE_SECONDS = 300.0
+# Transactions may commit in another order than they took their ids, but none lives nearly as long as this.
+_GAP_SECONDS = 60.0
+_MAX_GAPS = 10_000
 
 log = structlog.get_logger(__name__)
+
+
+class Wire(Protocol):
+    """Brings notices to other processes at once, mostly."""
+
+    def start(self, hear: Callable[[Iterable[Notice]], None]) -> None:
+        """Begin to pass on what others send; `hear` is called on a thread of the wire."""
+
+    def send(self, notices: Iterable[Notice]) -> None:
+        """Send to every other process. Returns at once and raises nothing."""
+
+    def is_open(self) -> bool:
+        """Whether notices arrive now, as far as can be told."""
+
+    def stop(self) -> None:
+        """End."""
 
 
 def publish(connection: sa.Connection, topic: str, key: str, now: datetime) -> None:
     """Tell every process, once this transaction commits, that `key` of `topic` changed."""
     connection.execute(signals.insert().values(topic=topic, key=key, at=now))
+    connection.info.setdefault(_PUBLISHED, []).append((topic, key))
 
 
-def _read_after(connection: sa.Connection, last_id: int) -> list[tuple[int, str, str]]:
-    query = sa.select(signals.c.id, signals.c.topic, signals.c.key).where(signals.c.id > last_id).order_by(signals.c.id)
+_PUBLISHED = "entrepot.published"
+
+
+def _read_after(connection: sa.Connection, last_id: int, gaps: Iterable[int]) -> list[tuple[int, str, str]]:
+    query = (
+        sa.select(signals.c.id, signals.c.topic, signals.c.key)
+        .where(sa.or_(signals.c.id > last_id, signals.c.id.in_(list(gaps))))
+        .order_by(signals.c.id)
+    )
     return [(row.id, row.topic, row.key) for row in connection.execute(query)]
 
 
-def _read_last_id(connection: sa.Connection) -> int:
-    return connection.scalar(sa.select(sa.func.max(signals.c.id))) or 0
+def _read_latest_ids(connection: sa.Connection) -> list[int]:
+    return list(connection.scalars(sa.select(signals.c.id).order_by(signals.c.id.desc()).limit(_MAX_GAPS)))
 
 
 def _prune(connection: sa.Connection, before: datetime) -> None:
@@ -57,12 +94,20 @@ def _prune(connection: sa.Connection, before: datetime) -> None:
 class Signals:
     """This process's ear. `listen` first, then `start`."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, *, wire: Wire | None = None, outage_seconds: float = OUTAGE_SECONDS
+    ) -> None:
         self._database = database
         self._clock = clock
-        self._listeners: dict[str, list[Listener]] = defaultdict(list)
+        self._wire = wire
+        self._outage_seconds = outage_seconds
+        self._listeners: defaultdict[str, list[Listener]] = defaultdict(list)
         self._last_id = 0
-        self._current_until = 0.0
+        # Ids below the last that were not there yet, and until when one may still turn up.
+        self._gaps: dict[int, float] = {}
+        self._heard_at = float("-inf")
+        self._asking_since: float | None = None
+        self._is_away = False
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -70,52 +115,112 @@ class Signals:
     def listen(self, topic: str, listener: Listener) -> None:
         """Call `listener` with each key of `topic` that changes, in any process.
 
-        It runs on the thread of the signals, so it must be brief.
+        It runs on whatever thread hears of it first, and maybe twice, so it must be brief and harmless to repeat.
         """
         self._listeners[topic].append(listener)
 
     def is_current(self) -> bool:
-        """Whether every change older than a second has been heard of."""
-        return time.monotonic() < self._current_until
+        """Whether caches may answer.
+
+        That is while every change older than a second was heard of; and, when the database does not answer, until
+        `outage_seconds` after it last did.
+        """
+        now = time.monotonic()
+        asking_since = self._asking_since
+        is_away = self._is_away or (asking_since is not None and now - asking_since > _PATIENCE_SECONDS)
+        return now - self._heard_at < (self._outage_seconds if is_away else CURRENT_SECONDS)
 
     def start(self) -> None:
-        """Begin to listen, on a thread of its own, so that a busy event loop delays no revocation."""
-        self._last_id = self._database.read_now(_read_last_id)
-        self._current_until = time.monotonic() + CURRENT_SECONDS
+        """Begin to listen, on threads of their own, so that a busy event loop delays no revocation."""
+        asked_at = time.monotonic()
+        ids = self._database.read_now(_read_latest_ids)
+        self._last_id = ids[0] if ids else 0
+        if ids:
+            self._note_gaps(ids[-1], sorted(ids), asked_at)
+        self._heard_at = asked_at
+        if self._wire is not None:
+            self._wire.start(self._hear)
         self._thread = threading.Thread(target=self._poll, name="signals", daemon=True)
         self._thread.start()
 
     async def commit(self, work: Work[T]) -> T:
         """What `work` answers, in one transaction whose notices this process has heard when this returns."""
-        answer = await self._database.write(work)
-        await asyncio.to_thread(self.catch_up)
+        answer, published = await self._database.write(lambda connection: _run_noting(connection, work))
+        self._pass_on(published)
+        return answer
+
+    def commit_now(self, work: Work[T]) -> T:
+        """`commit`, for threads."""
+        answer, published = self._database.write_now(lambda connection: _run_noting(connection, work))
+        self._pass_on(published)
         return answer
 
     def catch_up(self) -> None:
-        """Hear everything that is committed by now; for a thread that just wrote and wants to see its own change."""
+        """Hear everything that is committed by now. Raises DatabaseUnavailable."""
         with self._lock:
-            asked_at = time.monotonic()
-            for number, topic, key in self._database.read_now(
-                lambda connection: _read_after(connection, self._last_id)
-            ):
-                for listener in self._listeners[topic]:
-                    listener(key)
-                self._last_id = number
-            self._current_until = asked_at + CURRENT_SECONDS
+            asked_at = self._asking_since = time.monotonic()
+            try:
+                found = self._database.read_now(lambda connection: _read_after(connection, self._last_id, self._gaps))
+            finally:
+                self._asking_since = None
+            self._hear((topic, key) for _, topic, key in found)
+            ids = [number for number, _, _ in found]
+            for number in ids:
+                self._gaps.pop(number, None)
+            new = [number for number in ids if number > self._last_id]
+            if new:
+                self._note_gaps(self._last_id + 1, new, asked_at)
+                self._last_id = new[-1]
+            self._heard_at = asked_at
+            self._is_away = False
 
     def stop(self) -> None:
         """Stop listening; caches stop answering soon after."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
+        if self._wire is not None:
+            self._wire.stop()
+
+    def _pass_on(self, published: list[Notice]) -> None:
+        self._hear(published)
+        if self._wire is not None and published:
+            self._wire.send(published)
+
+    def _hear(self, notices: Iterable[Notice]) -> None:
+        for topic, key in notices:
+            for listener in self._listeners.get(topic, ()):
+                listener(key)
+
+    def _note_gaps(self, first: int, ids: list[int], now: float) -> None:
+        """Remember which ids from `first` on are missing among `ids` (ascending): they may be committed later."""
+        self._gaps = {number: until for number, until in self._gaps.items() if until > now}
+        present = set(ids)
+        for number in range(max(first, ids[-1] - _MAX_GAPS), ids[-1]):
+            if number not in present:
+                self._gaps[number] = now + _GAP_SECONDS
 
     def _poll(self) -> None:
         prune_at = time.monotonic() + _PRUNE_SECONDS
-        while not self._stopping.wait(POLL_SECONDS):
+        while not self._stopping.wait(self._pause()):
             try:
                 self.catch_up()
                 if time.monotonic() > prune_at:
                     prune_at = time.monotonic() + _PRUNE_SECONDS
                     self._database.write_now(lambda connection: _prune(connection, self._clock() - _KEPT))
+            except DatabaseUnavailable as error:
+                if not self._is_away:
+                    log.warning("database_away", error=str(error), caches_answer_for_seconds=self._outage_seconds)
+                self._is_away = True
             except EntrepotError as error:
                 log.warning("signals_unreadable", error=str(error))
+
+    def _pause(self) -> float:
+        is_brought = self._wire is not None and self._wire.is_open()
+        return POLL_SECONDS_BESIDE_WIRE if is_brought else POLL_SECONDS
+
+
+def _run_noting(connection: sa.Connection, work: Work[T]) -> tuple[T, list[Notice]]:
+    connection.info[_PUBLISHED] = []  # of an earlier transaction on this connection
+    answer = work(connection)
+    return answer, connection.info.pop(_PUBLISHED)

@@ -13,8 +13,10 @@ def insert_missing(connection: sa.Connection, table: sa.Table, rows: Rows) -> in
     """Insert the rows whose keys are not there yet; answers how many were new."""
     if not rows:
         return 0
-    result = connection.execute(_insert(connection, table).on_conflict_do_nothing(), rows)
-    return max(result.rowcount, 0)
+    # The library forgets the count otherwise, since few drivers know it for an INSERT.
+    options = {"preserve_rowcount": True}
+    statement = _insert(connection, table).on_conflict_do_nothing()
+    return connection.execute(statement, rows, execution_options=options).rowcount
 
 
 def upsert(connection: sa.Connection, table: sa.Table, row: dict[str, Any]) -> None:

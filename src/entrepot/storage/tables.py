@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
@@ -40,8 +41,16 @@ class Instant(TypeDecorator[datetime]):
         return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
 
 
+def text(characters: int) -> sa.String:
+    """Text that every database compares byte by byte, as the lists of the distribution spec are ordered.
+
+    SQLite does so by itself; PostgreSQL would follow the language that the database was made for.
+    """
+    return sa.String(characters).with_variant(postgresql.VARCHAR(characters, collation="C"), "postgresql")
+
+
 # A 64-bit key that SQLite also counts up by itself.
-_Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
 def _repository() -> sa.Column[int]:
@@ -53,17 +62,22 @@ def _repository() -> sa.Column[int]:
 repositories = sa.Table(
     "repositories",
     metadata,
-    sa.Column("id", _Id, primary_key=True),
-    sa.Column("name", sa.String(255), nullable=False, unique=True),
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("name", text(255), nullable=False, unique=True),
     sa.Column("created_at", Instant, nullable=False),
+    # What its blobs take, each counted once; kept up to date by whoever links or unlinks one.
+    sa.Column("size_bytes", sa.BigInteger, nullable=False, server_default="0"),
 )
 
 blobs = sa.Table(
     "blobs",
     metadata,
-    sa.Column("digest", sa.String(140), primary_key=True),
+    sa.Column("digest", text(140), primary_key=True),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("created_at", Instant, nullable=False),
+    # The object that holds it. NULL: one that version 0001 named after the digest.
+    sa.Column("key", text(255), nullable=True),
+    sa.Index(None, "key", unique=True),
 )
 
 # A blob is seen only in the repositories that received it: knowing a digest is no right to read it.
@@ -73,18 +87,24 @@ repository_blobs = sa.Table(
     _repository(),
     sa.Column("digest", sa.ForeignKey("blobs.digest"), primary_key=True),
     sa.Column("created_at", Instant, nullable=False),
+    # When a publisher was last told that it is here. Garbage collection leaves it alone for a while after.
+    sa.Column("held_at", Instant, nullable=True),
+    sa.Index(None, "digest"),
 )
 
 manifests = sa.Table(
     "manifests",
     metadata,
     _repository(),
-    sa.Column("digest", sa.String(140), primary_key=True),
-    sa.Column("media_type", sa.String(255), nullable=False),
+    sa.Column("digest", text(140), primary_key=True),
+    sa.Column("media_type", text(255), nullable=False),
     sa.Column("content", sa.LargeBinary, nullable=False),
-    sa.Column("subject", sa.String(140), nullable=True),
-    sa.Column("artifact_type", sa.String(255), nullable=True),
+    sa.Column("subject", text(140), nullable=True),
+    # Of a manifest without one, its config's media type, as the referrers API shows it.
+    sa.Column("artifact_type", text(255), nullable=True),
     sa.Column("created_at", Instant, nullable=False),
+    sa.Column("held_at", Instant, nullable=True),
+    sa.Index(None, "repository_id", "subject", "digest"),
 )
 
 # What a manifest names. The foreign keys keep a blob or child from going away under a manifest that needs it.
@@ -92,8 +112,8 @@ manifest_blobs = sa.Table(
     "manifest_blobs",
     metadata,
     sa.Column("repository_id", sa.BigInteger, primary_key=True),
-    sa.Column("manifest", sa.String(140), primary_key=True),
-    sa.Column("blob", sa.String(140), primary_key=True),
+    sa.Column("manifest", text(140), primary_key=True),
+    sa.Column("blob", text(140), primary_key=True),
     sa.ForeignKeyConstraint(
         ["repository_id", "manifest"], ["manifests.repository_id", "manifests.digest"], ondelete="CASCADE"
     ),
@@ -105,8 +125,8 @@ manifest_children = sa.Table(
     "manifest_children",
     metadata,
     sa.Column("repository_id", sa.BigInteger, primary_key=True),
-    sa.Column("manifest", sa.String(140), primary_key=True),
-    sa.Column("child", sa.String(140), primary_key=True),
+    sa.Column("manifest", text(140), primary_key=True),
+    sa.Column("child", text(140), primary_key=True),
     sa.ForeignKeyConstraint(
         ["repository_id", "manifest"], ["manifests.repository_id", "manifests.digest"], ondelete="CASCADE"
     ),
@@ -114,12 +134,25 @@ manifest_children = sa.Table(
     sa.Index(None, "repository_id", "child"),
 )
 
+# Children of sparse indexes that are not here. One that arrives moves to manifest_children.
+manifest_absences = sa.Table(
+    "manifest_absences",
+    metadata,
+    sa.Column("repository_id", sa.BigInteger, primary_key=True),
+    sa.Column("manifest", text(140), primary_key=True),
+    sa.Column("child", text(140), primary_key=True),
+    sa.ForeignKeyConstraint(
+        ["repository_id", "manifest"], ["manifests.repository_id", "manifests.digest"], ondelete="CASCADE"
+    ),
+    sa.Index(None, "repository_id", "child"),
+)
+
 tags = sa.Table(
     "tags",
     metadata,
     _repository(),
-    sa.Column("name", sa.String(128), primary_key=True),
-    sa.Column("digest", sa.String(140), nullable=False),
+    sa.Column("name", text(128), primary_key=True),
+    sa.Column("digest", text(140), nullable=False),
     sa.Column("updated_at", Instant, nullable=False),
     sa.ForeignKeyConstraint(
         ["repository_id", "digest"], ["manifests.repository_id", "manifests.digest"], ondelete="CASCADE"
@@ -130,9 +163,13 @@ tags = sa.Table(
 uploads = sa.Table(
     "uploads",
     metadata,
-    sa.Column("id", sa.String(36), primary_key=True),
-    sa.Column("repository", sa.String(255), nullable=False),
+    sa.Column("id", text(36), primary_key=True),
+    sa.Column("repository", text(255), nullable=False),
     sa.Column("created_at", Instant, nullable=False),
+    # NULL: nothing was received since it was opened.
+    sa.Column("updated_at", Instant, nullable=True),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("chunks", sa.Integer, nullable=False, server_default="0"),
     sa.Index(None, "created_at"),
 )
 
@@ -143,8 +180,25 @@ upload_chunks = sa.Table(
     sa.Column("upload_id", sa.ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("start_byte", sa.BigInteger, primary_key=True),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
-    sa.Column("sha256", sa.String(64), nullable=False),
-    sa.Column("key", sa.String(255), nullable=False),
+    # Version 0001's column; empty for another algorithm.
+    sa.Column("sha256", text(64), nullable=False),
+    sa.Column("key", text(255), nullable=False),
+    sa.Column("digest", text(140), nullable=True),
+    sa.Index(None, "key"),
+)
+
+# The latest run of garbage collection, in one row: who works on it, and where the next goes on if they die.
+gc_runs = sa.Table(
+    "gc_runs",
+    metadata,
+    sa.Column("name", text(16), primary_key=True),
+    sa.Column("runner", text(36), nullable=False),
+    sa.Column("started_at", Instant, nullable=False),
+    sa.Column("seen_at", Instant, nullable=False),
+    sa.Column("finished_at", Instant, nullable=True),
+    sa.Column("options", sa.JSON, nullable=False),
+    sa.Column("place", sa.JSON, nullable=False),
+    sa.Column("report", sa.JSON, nullable=False),
 )
 
 # accounts
@@ -152,7 +206,7 @@ upload_chunks = sa.Table(
 plans = sa.Table(
     "plans",
     metadata,
-    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("name", text(63), primary_key=True),
     sa.Column("document", sa.JSON, nullable=False),
     sa.Column("updated_at", Instant, nullable=False),
 )
@@ -160,12 +214,12 @@ plans = sa.Table(
 accounts = sa.Table(
     "accounts",
     metadata,
-    sa.Column("id", _Id, primary_key=True),
-    sa.Column("name", sa.String(63), nullable=False, unique=True),
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("name", text(63), nullable=False, unique=True),
     # NULL once the account is deleted: its identity is erased, its counts stay.
-    sa.Column("external_id", sa.String(255), nullable=True, unique=True),
+    sa.Column("external_id", text(255), nullable=True, unique=True),
     sa.Column("plan", sa.ForeignKey("plans.name"), nullable=False),
-    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("status", text(16), nullable=False),
     sa.Column("identity", sa.JSON, nullable=False),
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("expires_at", Instant, nullable=True),
@@ -177,7 +231,7 @@ accounts = sa.Table(
 credentials = sa.Table(
     "credentials",
     metadata,
-    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("id", text(36), primary_key=True),
     sa.Column("account_id", sa.ForeignKey("accounts.id"), nullable=False),
     sa.Column("secret_hash", sa.LargeBinary(32), nullable=False, unique=True),
     sa.Column("created_at", Instant, nullable=False),
@@ -189,8 +243,8 @@ credentials = sa.Table(
 api_keys = sa.Table(
     "api_keys",
     metadata,
-    sa.Column("id", sa.String(36), primary_key=True),
-    sa.Column("name", sa.String(63), nullable=False, unique=True),
+    sa.Column("id", text(36), primary_key=True),
+    sa.Column("name", text(63), nullable=False, unique=True),
     sa.Column("secret_hash", sa.LargeBinary(32), nullable=False, unique=True),
     sa.Column("scopes", sa.JSON, nullable=False),
     # NULL: any plan.
@@ -203,7 +257,7 @@ usage = sa.Table(
     "usage",
     metadata,
     sa.Column("account_id", sa.ForeignKey("accounts.id"), primary_key=True),
-    sa.Column("repository", sa.String(255), primary_key=True),
+    sa.Column("repository", text(255), primary_key=True),
     sa.Column("pulls", sa.BigInteger, nullable=False),
     sa.Column("bytes_served", sa.BigInteger, nullable=False),
     sa.Column("first_pull_at", Instant, nullable=True),
@@ -213,13 +267,13 @@ usage = sa.Table(
 audit = sa.Table(
     "audit",
     metadata,
-    sa.Column("id", _Id, primary_key=True),
+    sa.Column("id", Id, primary_key=True),
     sa.Column("at", Instant, nullable=False),
-    sa.Column("actor", sa.String(128), nullable=False),
-    sa.Column("action", sa.String(64), nullable=False),
-    sa.Column("target", sa.String(255), nullable=False),
+    sa.Column("actor", text(128), nullable=False),
+    sa.Column("action", text(64), nullable=False),
+    sa.Column("target", text(255), nullable=False),
     sa.Column("detail", sa.JSON, nullable=False),
-    sa.Column("request_id", sa.String(64), nullable=True),
+    sa.Column("request_id", text(64), nullable=True),
     sa.Index(None, "target"),
 )
 
@@ -228,7 +282,7 @@ audit = sa.Table(
 replication_sources = sa.Table(
     "replication_sources",
     metadata,
-    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("name", text(63), primary_key=True),
     sa.Column("document", sa.JSON, nullable=False),
     sa.Column("updated_at", Instant, nullable=False),
 )
@@ -236,7 +290,7 @@ replication_sources = sa.Table(
 replication_rules = sa.Table(
     "replication_rules",
     metadata,
-    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("name", text(63), primary_key=True),
     sa.Column("source", sa.ForeignKey("replication_sources.name"), nullable=False),
     sa.Column("document", sa.JSON, nullable=False),
     sa.Column("updated_at", Instant, nullable=False),
@@ -245,13 +299,13 @@ replication_rules = sa.Table(
 replication_runs = sa.Table(
     "replication_runs",
     metadata,
-    sa.Column("id", sa.String(36), primary_key=True),
-    sa.Column("rule", sa.String(63), nullable=False),
-    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("id", text(36), primary_key=True),
+    sa.Column("rule", text(63), nullable=False),
+    sa.Column("status", text(16), nullable=False),
     sa.Column("queued_at", Instant, nullable=False),
     sa.Column("started_at", Instant, nullable=True),
     # Who works on it, and their sign of life: a running run that shows none for a while is taken over.
-    sa.Column("runner", sa.String(36), nullable=True),
+    sa.Column("runner", text(36), nullable=True),
     sa.Column("seen_at", Instant, nullable=True),
     sa.Column("finished_at", Instant, nullable=True),
     sa.Column("report", sa.JSON, nullable=False),
@@ -269,12 +323,20 @@ replication_runs = sa.Table(
 
 # between processes
 
+# Facts that every process must agree on.
+installation = sa.Table(
+    "installation",
+    metadata,
+    sa.Column("name", text(63), primary_key=True),
+    sa.Column("value", text(255), nullable=False),
+)
+
 signals = sa.Table(
     "signals",
     metadata,
-    sa.Column("id", _Id, primary_key=True),
-    sa.Column("topic", sa.String(32), nullable=False),
-    sa.Column("key", sa.String(400), nullable=False),
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("topic", text(32), nullable=False),
+    sa.Column("key", text(400), nullable=False),
     sa.Column("at", Instant, nullable=False),
     sqlite_autoincrement=True,
 )

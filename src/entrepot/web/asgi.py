@@ -5,7 +5,8 @@ Source: ASGI 3.0, HTTP connection scope, with the `http.response.pathsend` exten
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -17,18 +18,24 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+Address = IPv4Address | IPv6Address
+Networks = Sequence[IPv4Network | IPv6Network]
 
 # Longer than any client's query: two scopes, a mount, a page.
 MAX_QUERY_BYTES = 8192
 
 
 class Request:
-    """One HTTP request, its headers and query read only when asked for."""
+    """One HTTP request, its headers and query read only when asked for.
 
-    __slots__ = ("_receive", "_stall_seconds", "method", "path", "scope")
+    `is_plus_literal`: a plus sign in the query is one, as in URIs (RFC 3986), and no space, as in forms.
+    """
 
-    def __init__(self, scope: Scope, receive: Receive, *, stall_seconds: float) -> None:
+    __slots__ = ("_is_plus_literal", "_receive", "_stall_seconds", "method", "path", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive, *, stall_seconds: float, is_plus_literal: bool = False) -> None:
         self.scope = scope
+        self._is_plus_literal = is_plus_literal
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self._receive = receive
@@ -45,6 +52,8 @@ class Request:
     def query(self) -> list[tuple[str, str]]:
         """The query's pairs, decoded. Raises RequestInvalid when it is too long or not UTF-8."""
         raw: bytes = self.scope["query_string"]
+        if self._is_plus_literal:
+            raw = raw.replace(b"+", b"%2B")
         if len(raw) > MAX_QUERY_BYTES:
             raise RequestInvalid(f"the query has {len(raw)} bytes; at most {MAX_QUERY_BYTES} are read")
         try:
@@ -61,6 +70,12 @@ class Request:
         """Whether the client announced a body."""
         return bool(self.header(b"transfer-encoding")) or self.header(b"content-length") not in {"", "0"}
 
+    def verify_announced(self, limit: int, error: type[Exception] = BlobTooLarge) -> None:
+        """Raises `error` when the client announces more than `limit` bytes: then none of them need to be read."""
+        announced = self.header(b"content-length")
+        if announced.isdigit() and int(announced) > limit:
+            raise error(f"a body of {announced} bytes was announced; at most {limit} are accepted")
+
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body as it arrives. Raises ClientGone when the client breaks off, or sends nothing for too long."""
         is_more = self.has_body
@@ -76,9 +91,7 @@ class Request:
 
     async def body(self, limit: int, error: type[Exception] = BlobTooLarge) -> bytes:
         """The whole body; raises `error` beyond `limit` bytes, unread where the client announced its length."""
-        announced = self.header(b"content-length")
-        if announced.isdigit() and int(announced) > limit:
-            raise error(f"a body of {announced} bytes was announced; at most {limit} are accepted")
+        self.verify_announced(limit, error)
         collected = bytearray()
         async for piece in self.pieces():
             collected += piece
@@ -87,9 +100,51 @@ class Request:
         return bytes(collected)
 
 
+def client_address(scope: Scope, trusted: Networks) -> Address | None:
+    """The address of the client, None when it cannot be told.
+
+    Behind proxies whose networks are `trusted` it is the last address in X-Forwarded-For that is not one of theirs:
+    what stands before it anybody could have written.
+    """
+    client = scope.get("client")
+    peer = _parse_address(client[0]) if client else None
+    if peer is None or not is_within(peer, trusted):
+        return peer
+    hops = [
+        hop.strip()
+        for key, value in scope["headers"]
+        if key == b"x-forwarded-for"
+        for hop in value.decode("latin-1").split(",")
+    ]
+    for hop in reversed(hops):
+        address = _parse_address(hop)
+        if address is None:
+            return peer
+        if not is_within(address, trusted):
+            return address
+        peer = address
+    return peer
+
+
+def is_within(address: Address, networks: Networks) -> bool:
+    """Whether an address belongs to one of the networks."""
+    return any(address in network for network in networks)
+
+
+def _parse_address(text: str) -> Address | None:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    # A socket that takes both families shows IPv4 clients so (RFC 4291, section 2.5.5.2).
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
 async def send_bytes(send: Send, status: int, headers: Headers, body: bytes, *, is_head: bool = False) -> None:
     """Answer with `body`, whose length is announced even when a HEAD leaves it out."""
-    headers.append((b"content-length", b"%d" % len(body)))
+    if status not in {204, 304}:  # which have none; a length would be another's (RFC 9110, 8.6)
+        headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if is_head else body})
 

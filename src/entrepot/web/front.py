@@ -1,5 +1,6 @@
 """The one ASGI application: sends each path to its face, measures, and logs what operators want to know."""
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -22,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 class Front:
-    """`faces` are pairs of path prefix and application; the first that fits answers.
+    """`faces` are pairs of path and application, which answers for the path and, where it ends in `/`, all below.
 
     `starting` and `stopping` are called when this process begins and ends to serve (ASGI lifespan).
     """
@@ -38,6 +39,7 @@ class Front:
         self._starting = starting
         self._stopping = stopping
         # Finding a labelled child costs more than counting in it.
+        self._is_debugging = logging.getLogger().isEnabledFor(logging.DEBUG)
         self._meters: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,16 +60,17 @@ class Front:
             await self._find_face(scope["path"])(scope, receive, send_noting)
         except Exception:
             log.exception("request_broke", path=scope["path"], method=scope["method"])
-            if scope.get("entrepot.status"):
+            if scope.get("entrepot.status"):  # an answer has begun, and can only be broken off
                 raise
             await send_json(
                 send_noting, 500, {"errors": [{"code": "UNKNOWN", "message": "internal error; it is logged"}]}
             )
-        self._note(scope, time.perf_counter() - begun)
+        finally:
+            self._note(scope, time.perf_counter() - begun)
 
     def _find_face(self, path: str) -> App:
-        for prefix, face in self._faces:
-            if path.startswith(prefix):
+        for own, face in self._faces:
+            if path == own or (own.endswith("/") and path.startswith(own)):
                 return face
         return _answer_unknown
 
@@ -85,7 +88,7 @@ class Front:
         # 401 is how every client's first request ends.
         if is_change or (status >= 400 and status != 401):  # noqa: PLR2004
             log.info("request", method=method, path=scope["path"], status=status, ms=round(seconds * 1000, 1))
-        else:
+        elif self._is_debugging:
             log.debug("request", method=method, path=scope["path"], status=status, ms=round(seconds * 1000, 1))
 
     async def _live(self, receive: Receive, send: Send) -> None:

@@ -1,6 +1,8 @@
 """The platform API: what a sign-up backend may do, and what it may not."""
 
 import asyncio
+import json
+import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 
 from entrepot.access.api_scopes import ApiScope, parse_api_scopes
 from entrepot.access.secrets import Secret
-from tests.support.served import TESTER, RegistryClient, Served
+from tests.support.served import TESTER, RegistryClient, Served, rows_of
 
 ACCOUNTS = "/api/v1/accounts"
 ADA = {"external_id": "ada", "plan": "free", "identity": {"email": "ada@example.com"}}
@@ -112,14 +114,40 @@ BAD_SIGN_UPS = [
     Case("control character in the identity", ADA | {"identity": {"a": "\x1b[31m"}}, 422, "control"),
     Case("end in the past", ADA | {"expires_at": "2020-01-01T00:00:00Z"}, 422, "past"),
     Case("end without a time zone", ADA | {"expires_at": "2099-01-01T00:00:00"}, 422, "timezone"),
+    Case("end that no calendar has in UTC", ADA | {"expires_at": "9999-12-31T23:59:59-12:00"}, 422, "expires_at"),
+    Case("half a surrogate pair as plan", ADA | {"plan": "\ud800"}, 422, "surrogate"),
+    Case("half a surrogate pair as key", ADA | {"identity": {"\udc00": 1}}, 422, "surrogate"),
+    Case("NUL as plan", ADA | {"plan": "a\x00"}, 422, "NUL"),
+    Case("number that JSON does not have", ADA | {"identity": {"a": math.nan}}, 422, "no number"),
     Case("body is a list", [ADA], 422),
 ]
 
 
 @pytest.mark.parametrize("case", BAD_SIGN_UPS, ids=lambda case: case.id)
-async def test_bad_sign_up_is_refused_and_leaves_nothing(admin: Api, case: Case) -> None:
-    assert_problem(await admin.call("POST", ACCOUNTS, json=case.body), case.status, case.words)
-    assert (await admin.call("GET", ACCOUNTS)).json()["accounts"] == []
+async def test_bad_sign_up_is_refused_and_leaves_nothing(served: Served, admin: Api, case: Case) -> None:
+    rows = rows_of(served)
+    content = json.dumps(case.body)
+    answer = await admin.call("POST", ACCOUNTS, content=content, headers={"Content-Type": "application/json"})
+    assert_problem(answer, case.status, case.words)
+    assert rows_of(served) == rows
+
+
+@pytest.mark.parametrize("path", ["/accounts/a%00b", "/accounts?external_id=a%00b", "/plans/%00"])
+async def test_an_address_with_nul_is_refused(admin: Api, path: str) -> None:
+    assert_problem(await admin.call("GET", f"/api/v1{path}"), 400, "NUL")
+
+
+async def test_our_own_mistake_is_a_problem_document_and_is_counted(
+    served: Served, admin: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(served.parts.plans, "list_plans", fail)
+    assert_problem(await admin.call("GET", "/api/v1/plans"), 500, "our mistake")
+    metrics = (await served.http.get("/metrics")).text
+    line = 'entrepot_http_requests_total{method="GET",route="/api/v1/plans",status="500"}'
+    assert line in metrics
 
 
 async def test_body_that_is_no_json_or_too_large_is_refused(admin: Api) -> None:
@@ -214,7 +242,7 @@ class TestAccounts:
             cursor = f"&cursor={page['next_cursor']}"
         assert found == [f"user-{number}" for number in range(5)]
 
-    @pytest.mark.parametrize("cursor", ["x", "YWZ0ZXI6eA", "!!!", "a" * 500, "YWZ0ZXI6LTE", "%00"])
+    @pytest.mark.parametrize("cursor", ["x", "YWZ0ZXI6eA", "!!!", "a" * 500, "YWZ0ZXI6LTE", "%01"])
     async def test_tampered_cursor_is_refused(self, platform: Api, cursor: str) -> None:
         assert_problem(await platform.call("GET", f"{ACCOUNTS}?cursor={cursor}"), 400, "cursor")
 
@@ -296,7 +324,7 @@ class TestAccounts:
         image = await publisher.push_image("smm/api", "v1")
         name = ada["account"]["name"]
         await served.http.get("/v2/smm/api/manifests/v1", auth=(name, ada["credential"]["secret"]))
-        served.parts.usage.flush()
+        await served.parts.usage.flush()
         usage = (await admin.call("GET", f"{ACCOUNTS}/{name}/usage")).json()
         assert (usage["pulls"], usage["bytes_served"]) == (1, len(image.manifest))
         assert usage["repositories"][0]["repository"] == "smm/api"

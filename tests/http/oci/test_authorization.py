@@ -260,7 +260,7 @@ class TestRevocation:
 
 class TestUsage:
     async def pulls(self, served: Served, client: RegistryClient) -> tuple[int, int]:
-        served.parts.usage.flush()
+        await served.parts.usage.flush()
         account = await served.parts.accounts.get(client.credential.username)
         parts = await served.parts.usage.usage_of(account.id)
         return sum(part.pulls for part in parts), sum(part.bytes_served for part in parts)
@@ -311,7 +311,7 @@ class TestUsage:
                 raise DatabaseUnavailable("away")
 
             patched.setattr(served.parts.usage._database, "write_now", fail)
-            served.parts.usage.flush()
+            await served.parts.usage.flush()
             assert (await customer.call("GET", MANIFEST)).status_code == 200
         assert (await self.pulls(served, customer))[0] == 2
 

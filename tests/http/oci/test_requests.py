@@ -1,5 +1,6 @@
 """One table of requests and answers for the whole of `/v2/`."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,7 @@ from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import MAX_MANIFEST_BYTES
 from tests.support.content import Image
-from tests.support.served import RegistryClient, files_below
+from tests.support.served import RegistryClient, Served, files_below, rows_of
 
 IMAGE = Image(config=b'{"os":"linux"}', layer=b"layer " * 100)
 ABSENT = Digest.of(b"not here")
@@ -99,6 +100,24 @@ CASES = [
         "MANIFEST_INVALID",
         {"Content-Type": media_types.OCI_INDEX},
         IMAGE.manifest,
+    ),
+    Case(
+        "manifest sent as another type of the same shape than it says",
+        "PUT",
+        "/v2/smm/api/manifests/x",
+        400,
+        "MANIFEST_INVALID",
+        {"Content-Type": media_types.DOCKER_MANIFEST},
+        IMAGE.manifest,
+    ),
+    Case(
+        "manifest with half of a surrogate pair",
+        "PUT",
+        "/v2/smm/api/manifests/x",
+        400,
+        "MANIFEST_INVALID",
+        OCI,
+        IMAGE.manifest[:-1] + b', "artifactType": "\\ud800"}',
     ),
     Case(
         "manifest with a foreign content type",
@@ -191,13 +210,14 @@ CASES = [
         "GET",
         f"/v2/smm/api/blobs/{LAYER}",
         416,
-        "BLOB_UPLOAD_INVALID",
+        "SIZE_INVALID",
         {"Range": f"bytes={len(IMAGE.layer)}-"},
+        answer={"content-range": f"bytes */{len(IMAGE.layer)}"},
     ),
     Case("no such blob", "GET", f"/v2/smm/api/blobs/{ABSENT}", 404, "BLOB_UNKNOWN"),
     Case("blob of another repository", "GET", f"/v2/smm/other/blobs/{LAYER}", 404, "BLOB_UNKNOWN"),
     Case("blob with an unknown algorithm", "GET", "/v2/smm/api/blobs/sha1:abc", 400, "DIGEST_INVALID"),
-    Case("blob cannot be deleted", "DELETE", f"/v2/smm/api/blobs/{LAYER}", 405, "UNSUPPORTED"),
+    Case("blob that a manifest needs", "DELETE", f"/v2/smm/api/blobs/{LAYER}", 409, "DENIED"),
     # uploads
     Case("no such upload", "GET", f"/v2/smm/api/blobs/uploads/{UPLOAD}", 404, "BLOB_UPLOAD_UNKNOWN"),
     Case("upload id of no upload", "PATCH", "/v2/smm/api/blobs/uploads/x", 404, "BLOB_UPLOAD_UNKNOWN", body=b"x"),
@@ -217,16 +237,27 @@ CASES = [
         "DIGEST_INVALID",
         body=b"x",
     ),
+    Case(
+        "single POST with a body over the limit",
+        "POST",
+        f"/v2/smm/api/blobs/uploads/?digest={ABSENT}",
+        413,
+        "BLOB_UPLOAD_INVALID",
+        {"Content-Length": str(10**15)},
+        b"x",
+    ),
     Case("query too long", "POST", f"/v2/smm/api/blobs/uploads/?digest={'a' * 9000}", 400, "UNSUPPORTED", body=b"x"),
     Case("query not UTF-8", "POST", "/v2/smm/api/blobs/uploads/?digest=%ff", 400, "UNSUPPORTED", body=b"x"),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-async def test_answers_and_stores_nothing_that_it_refuses(case: Case, publisher: RegistryClient, tmp_path: Any) -> None:
+async def test_answers_and_stores_nothing_that_it_refuses(
+    case: Case, served: Served, publisher: RegistryClient, tmp_path: Any
+) -> None:
     for tag in ("v1", "v2"):
         await publisher.push_image("smm/api", tag, IMAGE)
-    stored = files_below(tmp_path / "data" / "blobs")
+    stored, rows = files_below(tmp_path / "data" / "blobs"), rows_of(served)
 
     answer = await publisher.call(case.method, case.path, headers=case.headers, content=case.body)
 
@@ -240,3 +271,22 @@ async def test_answers_and_stores_nothing_that_it_refuses(case: Case, publisher:
         assert answer.json() == case.json
     assert {name: answer.headers.get(name) for name in case.answer} == case.answer
     assert files_below(tmp_path / "data" / "blobs") == stored
+    assert rows_of(served) == rows
+
+
+async def test_a_manifest_of_unknown_length_is_not_read_beyond_the_limit(
+    served: Served, publisher: RegistryClient
+) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while sent < 10 * MAX_MANIFEST_BYTES:
+            sent += 65536
+            yield b" " * 65536
+
+    rows = rows_of(served)
+    answer = await publisher.call("PUT", "/v2/smm/api/manifests/v1", headers=OCI, content=endless())
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (413, "MANIFEST_INVALID")
+    assert sent <= MAX_MANIFEST_BYTES + 2 * 65536
+    assert rows_of(served) == rows

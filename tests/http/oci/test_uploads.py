@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from entrepot.access.plans import parse_plans
 from entrepot.oci.digest import Digest
 from tests.support.content import Image
-from tests.support.served import RegistryClient, Served, files_below, serve
+from tests.support.served import TESTER, RegistryClient, Served, files_below, rows_of, serve
 
 CONTENT = b"0123456789" * 5000
 DIGEST = Digest.of(CONTENT)
@@ -90,13 +91,16 @@ async def test_session_of_another_repository_is_unknown(publisher: RegistryClien
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (404, "BLOB_UPLOAD_UNKNOWN")
 
 
-async def test_wrong_digest_at_the_end_leaves_nothing(publisher: RegistryClient, tmp_path: Path) -> None:
+async def test_wrong_digest_at_the_end_leaves_nothing(
+    served: Served, publisher: RegistryClient, tmp_path: Path
+) -> None:
     location = await begin(publisher)
     await publisher.call("PATCH", location, content=CONTENT)
     answer = await publisher.call("PUT", f"{location}?digest={Digest.of(b'other')}")
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (400, "DIGEST_INVALID")
     assert str(DIGEST) in answer.json()["errors"][0]["message"]
     assert stored_files(tmp_path) == []
+    assert rows_of(served)["blobs"] == rows_of(served)["repository_blobs"] == rows_of(served)["uploads"] == []
     assert (await publisher.call("GET", location)).status_code == 404
 
 
@@ -209,12 +213,33 @@ class TestMount:
 
     async def test_needs_the_right_to_read_the_source(self, served: Served, publisher: RegistryClient) -> None:
         await publisher.push_blob("smm/api", CONTENT)
-        token = await publisher.token("repository:smm/web:pull,push")
-        answer = await served.http.post(
-            f"/v2/smm/web/blobs/uploads/?mount={DIGEST}&from=smm/api", headers={"Authorization": f"Bearer {token}"}
-        )
-        assert answer.status_code == 202
+        path = f"/v2/smm/web/blobs/uploads/?mount={DIGEST}&from=smm/api"
+        narrow = await publisher.token("repository:smm/web:pull,push")
+        answer = await served.http.post(path, headers={"Authorization": f"Bearer {narrow}"})
+        assert answer.status_code == 401
+        wanted = 'scope="repository:smm/web:pull,push repository:smm/api:pull"'
+        assert wanted in answer.headers["www-authenticate"]
         assert (await publisher.call("HEAD", f"/v2/smm/web/blobs/{DIGEST}")).status_code == 404
+        wide = await publisher.token("repository:smm/web:pull,push", "repository:smm/api:pull")
+        answer = await served.http.post(path, headers={"Authorization": f"Bearer {wide}"})
+        assert answer.status_code == 201
+
+    async def test_is_an_upload_when_the_plan_forbids_to_read_the_source(
+        self, served: Served, publisher: RegistryClient
+    ) -> None:
+        await publisher.push_blob("smm/api", CONTENT)
+        plan = {"plans": {"narrow": {"grants": [{"repositories": ["smm/web"], "actions": ["pull", "push"]}]}}}
+        await served.parts.plans.apply(parse_plans(plan), TESTER)
+        narrow = await served.client("narrow")
+        for query in (f"mount={DIGEST}&from=smm/api", f"mount={DIGEST}"):
+            answer = await narrow.call("POST", f"/v2/smm/web/blobs/uploads/?{query}")
+            assert answer.status_code == 202
+        assert (await narrow.call("HEAD", f"/v2/smm/web/blobs/{DIGEST}")).status_code == 404
+
+    async def test_finds_the_source_by_itself(self, publisher: RegistryClient) -> None:
+        await publisher.push_blob("smm/api", CONTENT)
+        answer = await publisher.call("POST", f"/v2/smm/web/blobs/uploads/?mount={DIGEST}")
+        assert (answer.status_code, answer.headers["location"]) == (201, f"/v2/smm/web/blobs/{DIGEST}")
 
 
 class TestManifests:

@@ -16,7 +16,6 @@ from entrepot.oci.ranges import ByteRange
         pytest.param("bytes=-30", 10, (0, 10), id="more than there is, from the end"),
         pytest.param("bytes=5-99", 10, (5, 10), id="beyond the end"),
         pytest.param("", 10, None, id="no header"),
-        pytest.param("bytes=5-2", 10, None, id="backwards"),
         pytest.param("bytes=-", 10, None, id="neither end"),
         pytest.param("bytes=0-1,3-4", 10, None, id="several"),
         pytest.param("lines=0-1", 10, None, id="other unit"),
@@ -31,7 +30,7 @@ def test_reads_range_of_a_download(header: str, size: int, expected: tuple[int, 
 
 
 @pytest.mark.parametrize(
-    ("header", "size"), [("bytes=10-", 10), ("bytes=10-11", 10), ("bytes=-0", 10), ("bytes=0-", 0)]
+    ("header", "size"), [("bytes=10-", 10), ("bytes=10-11", 10), ("bytes=5-2", 10), ("bytes=-0", 10), ("bytes=0-", 0)]
 )
 def test_refuses_range_outside_the_content(header: str, size: int) -> None:
     with pytest.raises(RangeInvalid):

@@ -38,6 +38,7 @@ class MemorySource:
         self.failing: set[int] = set()
         self.reads = 0
         self.blob_reads: list[Digest] = []
+        self.open_now = self.open_most = 0
 
     def add_image(self, layers: list[bytes]) -> Manifest:
         config = json.dumps({"id": len(self.manifests)}).encode()
@@ -88,7 +89,11 @@ class MemorySource:
             yield content[: len(content) // 2]
             yield content[len(content) // 2 :]
 
+        self.open_now += 1
+        self.open_most = max(self.open_most, self.open_now)
+        await asyncio.sleep(0.005)
         yield pieces()
+        self.open_now -= 1
 
 
 @st.composite
@@ -118,8 +123,8 @@ def dangling(served: Served) -> list[Any]:
             connection.execute(sa.select(tables.manifest_children.c.repository_id, tables.manifest_children.c.child))
         )
         tags = set(connection.execute(sa.select(tables.tags.c.repository_id, tables.tags.c.digest)))
-        files = {path.name for path in (served.parts.settings.data / "blobs" / "blobs").rglob("*") if path.is_file()}
-        lost = [row for row in held if row[1].partition(":")[2] not in files]
+        keys = {row.digest: row.key for row in connection.execute(sa.select(tables.blobs))}
+        lost = [row for row in held if not (served.parts.settings.data / "blobs" / keys[row[1]]).is_file()]
         return [*(named - held), *(children - manifests), *(tags - manifests), *lost]
 
     return served.parts.database.read_now(work)
@@ -169,6 +174,15 @@ async def test_what_is_copied_by_many_at_once_is_read_once(served: Served) -> No
     assert len(source.blob_reads) == len(set(source.blob_reads)) == 2
     # Both repositories need the image's manifest; the index is in one.
     assert source.reads == 2 + 3
+
+
+async def test_no_more_blobs_are_on_their_way_than_allowed(served: Served) -> None:
+    source = MemorySource()
+    images = [source.add_image([os.urandom(100) for _ in range(5)]) for _ in range(4)]
+    copy = GraphCopy(source, served.parts.registry, concurrency=3, tell=silent)
+    items = [Item(NAMES[0], NAMES[0], Tag(f"t{n}"), image.digest, None) for n, image in enumerate(images)]
+    await asyncio.gather(*(copy.copy(item) for item in items))
+    assert source.open_most == 3
 
 
 async def test_a_foreign_layer_stays_where_it_is(served: Served) -> None:

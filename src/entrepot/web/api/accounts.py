@@ -119,7 +119,7 @@ async def get_usage(name: str, caller: ReadsUsage) -> models.Usage:
 
 
 def _login(caller: Caller, issued: IssuedCredential) -> dict[str, str]:
-    return login_lines(caller.services.registry_host, issued, is_plain_http=caller.services.is_plain_http)
+    return login_lines(caller.services.public_url, issued)
 
 
 def _bounded(seconds: int) -> int:

@@ -4,6 +4,7 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable
 
+import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -11,11 +12,14 @@ from starlette.exceptions import HTTPException
 from entrepot import __version__
 from entrepot.errors import EntrepotError, RequestInvalid, TooLarge
 from entrepot.web.api import accounts, administration
-from entrepot.web.api.errors import answer_error, answer_http_error, answer_invalid_body
+from entrepot.web.api.errors import answer_error, answer_http_error, answer_invalid_body, problem
 from entrepot.web.api.services import Services
 from entrepot.web.asgi import Message, Receive, Scope, Send
 
+log = structlog.get_logger(__name__)
+
 MAX_BODY_BYTES = 64 * 1024
+_PREFIX = "/api/v1"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -31,26 +35,51 @@ def create_api(services: Services) -> FastAPI:
         openapi_url="/api/openapi.json",
     )
     api.state.services = services
-    api.include_router(accounts.router, prefix="/api/v1")
-    api.include_router(administration.router, prefix="/api/v1")
+    api.include_router(accounts.router, prefix=_PREFIX)
+    api.include_router(administration.router, prefix=_PREFIX)
     api.add_exception_handler(EntrepotError, answer_error)
     api.add_exception_handler(RequestValidationError, answer_invalid_body)
     api.add_exception_handler(HTTPException, answer_http_error)
     api.add_middleware(_BodyLimit)
+    api.add_middleware(_Unexpected)
 
     @api.middleware("http")
     async def identify(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         """Give the request an id, the client's own if it is well formed, for the answer and the audit log."""
         given = request.headers.get("x-request-id", "")
         request.state.request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
-        response = await call_next(request)
+        request.scope["entrepot.route"] = "api"
+        if "\x00" in request.url.path or b"%00" in request.scope["query_string"]:
+            # No database keeps it, so nothing can have it in its name.
+            response: Response = problem(request, 400, "Invalid request", "the address holds a NUL character")
+        else:
+            response = await call_next(request)
         route = request.scope.get("route")
-        request.scope["entrepot.route"] = getattr(route, "path", "api")
+        if route is not None:
+            request.scope["entrepot.route"] = _PREFIX + route.path.removeprefix(_PREFIX)
         response.headers["X-Request-Id"] = request.state.request_id
         response.headers["Cache-Control"] = "no-store"
         return response
 
     return api
+
+
+class _Unexpected:
+    """Answers with a problem document where something failed that nobody expected, and logs it."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        try:
+            await self._app(scope, receive, send)
+        except Exception:
+            if scope["type"] != "http" or scope.get("entrepot.status"):
+                raise
+            log.exception("api_broke", path=scope["path"], method=scope["method"])
+            answer = problem(Request(scope), 500, "Internal error", "this is our mistake; it is logged")
+            await answer(scope, receive, send)
 
 
 class _BodyLimit:

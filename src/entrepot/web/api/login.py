@@ -1,17 +1,31 @@
 """Ready-made lines for whoever gets a credential."""
 
+from urllib.parse import urlsplit
+
 from entrepot.accounts.service import IssuedCredential
 
 
-def login_lines(registry: str, credential: IssuedCredential, *, is_plain_http: bool) -> dict[str, str]:
-    """What to type, by tool. The secret goes through standard input, so that it does not stay in a process list."""
+def login_lines(public_url: str, credential: IssuedCredential) -> dict[str, str]:
+    """What to type, by tool, to use the server at `public_url`.
+
+    The secret goes through standard input, so that it does not stay in a process list.
+    """
     user, secret = credential.username, credential.secret.reveal()
-    insecure = " --plain-http" if is_plain_http else ""
-    podman_insecure = " --tls-verify=false" if is_plain_http else ""
+    address = urlsplit(public_url)
+    registry = address.netloc
+    is_plain = address.scheme == "http"
+
+    def line(command: str, insecure: str = "") -> str:
+        option = f" {insecure}" if is_plain and insecure else ""
+        return f"echo '{secret}' | {command}{option} {registry} --username {user} --password-stdin"
+
+    helm = line("helm registry login", "--plain-http")
+    if is_plain:  # Helm 3 has another word for it, at login only
+        helm = f"# Helm 4\n{helm}\n# Helm 3\n{line('helm registry login', '--insecure')}"
     return {
-        "docker": f"echo '{secret}' | docker login {registry} --username {user} --password-stdin",
-        "podman": f"echo '{secret}' | podman login{podman_insecure} {registry} --username {user} --password-stdin",
-        "helm": f"echo '{secret}' | helm registry login{insecure} {registry} --username {user} --password-stdin",
+        "docker": line("docker login"),
+        "podman": line("podman login", "--tls-verify=false"),
+        "helm": helm,
         "kubernetes": (
             "kubectl create secret docker-registry entrepot "
             f"--docker-server={registry} --docker-username={user} --docker-password='{secret}'"

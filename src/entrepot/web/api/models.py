@@ -1,9 +1,9 @@
 """Bodies of the platform API; together with the routes they make the OpenAPI document."""
 
-from datetime import datetime
-from typing import Any, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from entrepot.accounts.api_keys import ApiKey
 from entrepot.accounts.audit import AuditRow
@@ -12,9 +12,39 @@ from entrepot.accounts.usage import RepositoryUsage
 
 
 class _Body(BaseModel):
-    """A request body: unknown fields are refused and named."""
+    """A request body: unknown fields are refused and named, and so is text that no database keeps."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        _verify_text(value)
+        return value
+
+
+def _verify_text(value: object) -> None:
+    """JSON can spell half a surrogate pair, which UTF-8 cannot write, and NUL, which PostgreSQL cannot."""
+    if isinstance(value, str):
+        if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError("text must not hold NUL or half of a surrogate pair")
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            _verify_text(key)
+            _verify_text(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _verify_text(inner)
+
+
+def _to_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("lies too far away") from error
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 
 
 class AccountRequest(_Body):
@@ -27,7 +57,7 @@ class AccountRequest(_Body):
         description="What is known of the customer, at most 4 KiB of JSON.",
         examples=[{"email": "ada@example.com", "company": "Analytical Engines"}],
     )
-    expires_at: AwareDatetime | None = Field(None, description="When the account ends by itself.")
+    expires_at: Instant | None = Field(None, description="When the account ends by itself.")
 
 
 class AccountChange(_Body):

@@ -11,12 +11,11 @@ from entrepot.accounts.usage import UsageCounter
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """Every service; `registry_host` is what stands before the first slash of an image's name."""
+    """Every service; `public_url` is the address by which clients reach this server."""
 
     accounts: Accounts
     api_keys: ApiKeys
     plans: Plans
     usage: UsageCounter
     audit: AuditLog
-    registry_host: str
-    is_plain_http: bool
+    public_url: str

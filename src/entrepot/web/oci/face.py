@@ -10,6 +10,7 @@ from entrepot.accounts.authentication import Authenticator, Principal
 from entrepot.accounts.usage import UsageCounter
 from entrepot.errors import (
     EntrepotError,
+    RangeNotSatisfiable,
     ScopeInsufficient,
     TokenInvalid,
     Unauthenticated,
@@ -25,7 +26,8 @@ from entrepot.web.basic import read_basic
 from entrepot.web.errors import error_document, find_answer
 from entrepot.web.oci.errors import ANSWERS
 from entrepot.web.oci.exchange import API_VERSION, Exchange
-from entrepot.web.oci.pull import Pull
+from entrepot.web.oci.memory import Memory
+from entrepot.web.oci.pull import Pull, Redirects
 from entrepot.web.oci.push import Push
 from entrepot.web.oci.routes import Route, find_route
 
@@ -39,7 +41,11 @@ _NOWHERE = RepositoryName("none")
 
 
 class OciFace:
-    """`/v2/*`. `realm` is the address of the token service, `service` the name that tokens are made out to."""
+    """`/v2/*`.
+
+    `realm` is the address of the token service, `service` the name that tokens are made out to. `redirects` None: every
+    byte goes through this server. `chunk_bytes_min` is the length that chunks of uploads are asked to have.
+    """
 
     def __init__(
         self,
@@ -51,11 +57,16 @@ class OciFace:
         realm: str,
         service: str,
         stall_seconds: float,
+        redirects: Redirects | None,
+        max_blob_bytes: int,
+        chunk_bytes_min: int,
     ) -> None:
         self._authenticator = authenticator
         self._challenge = f'Bearer realm="{realm}",service="{service}"'
         self._stall_seconds = stall_seconds
-        pull, push = Pull(registry, usage), Push(registry, uploads)
+        self._memory = Memory(authenticator, registry)
+        pull = self._pull = Pull(registry, usage, self._memory, redirects)
+        push = Push(registry, uploads, max_blob_bytes=max_blob_bytes, chunk_bytes_min=chunk_bytes_min)
         self._catalog = pull.catalog
         self._methods: dict[tuple[str, str], tuple[Action, Method]] = {
             ("manifest", "GET"): (Action.PULL, pull.manifest),
@@ -64,6 +75,9 @@ class OciFace:
             ("manifest", "DELETE"): (Action.DELETE, push.delete_manifest),
             ("blob", "GET"): (Action.PULL, pull.blob),
             ("blob", "HEAD"): (Action.PULL, pull.blob),
+            ("blob", "DELETE"): (Action.DELETE, push.delete_blob),
+            ("referrers", "GET"): (Action.PULL, pull.referrers),
+            ("referrers", "HEAD"): (Action.PULL, pull.referrers),
             ("tags", "GET"): (Action.PULL, pull.tags),
             ("tags", "HEAD"): (Action.PULL, pull.tags),
             ("uploads", "POST"): (Action.PUSH, push.begin_upload),
@@ -75,7 +89,12 @@ class OciFace:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        request = Request(scope, receive, stall_seconds=self._stall_seconds)
+        if scope["method"] == "GET" and (known := self._memory.find(scope)) is not None:
+            scope["entrepot.route"] = "manifest"
+            await self._pull.answer(known, send)
+            return
+        # Nothing in these queries has spaces, but media types have plus signs.
+        request = Request(scope, receive, stall_seconds=self._stall_seconds, is_plus_literal=True)
         try:
             await self._answer(request, send)
         except EntrepotError as error:
@@ -108,7 +127,8 @@ class OciFace:
     def _find_method(self, request: Request, route: Route) -> tuple[Action, Method]:
         found = self._methods.get((route.kind, request.method))
         if found is None:
-            raise Unsupported(f"{request.method} is not possible here")
+            possible = [method for kind, method in self._methods if kind == route.kind]
+            raise _unsupported(request, possible)
         actions = "pull" if found[0] is Action.PULL else f"pull,{found[0]}"
         request.scope["entrepot.challenge"] = f"repository:{route.name}:{actions}"
         return found
@@ -118,7 +138,7 @@ class OciFace:
         scheme, _, value = request.header(b"authorization").partition(" ")
         match scheme.lower():
             case "bearer":
-                return self._authenticator.find_by_token(value) or await self._authenticator.authenticate_token(value)
+                return await self._authenticator.authenticate_token(value)
             case "basic":
                 return await self._authenticator.authenticate_basic(*read_basic(value))
             case "":
@@ -136,6 +156,10 @@ class OciFace:
                 (b"location", request.scope["raw_path"]),
                 (b"range", b"0-%d" % max(error.expected - 1, 0)),
             ]
+        if status == 405:  # noqa: PLR2004 - RFC 9110, 15.5.6
+            headers.append((b"allow", request.scope["entrepot.possible"].encode()))
+        if isinstance(error, RangeNotSatisfiable):
+            headers.append((b"content-range", b"bytes */%d" % error.size))  # RFC 9110, 15.5.17
         if isinstance(error, Unavailable):
             headers.append((b"retry-after", b"%d" % _RETRY_AFTER_SECONDS))
         if request.has_body:
@@ -159,4 +183,9 @@ class OciFace:
 
 def _verify_reading(request: Request) -> None:
     if request.method not in {"GET", "HEAD"}:
-        raise Unsupported(f"{request.method} is not possible here")
+        raise _unsupported(request, ["GET", "HEAD"])
+
+
+def _unsupported(request: Request, possible: list[str]) -> Unsupported:
+    request.scope["entrepot.possible"] = ", ".join(possible)
+    return Unsupported(f"{request.method[:20]} is not possible here; {', '.join(possible)} are")

@@ -1,81 +1,136 @@
-"""Reading: manifests, blobs, tags and the list of repositories.
+"""Reading: manifests, blobs, tags, referrers and the list of repositories.
 
 Spec: distribution-spec 1.1, "Pull" and "Content Discovery".
 """
 
+import json
 import re
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 from entrepot.access.scopes import Action
 from entrepot.accounts.usage import UsageCounter
+from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
 from entrepot.oci.ranges import ByteRange
 from entrepot.oci.reference import Reference, RepositoryName, Tag, parse_reference
-from entrepot.registry.service import MAX_PAGE, Registry, StoredManifest
+from entrepot.registry.service import MAX_PAGE, Referrer, Registry, StoredManifest
 from entrepot.storage.blobs import OpenBlob
-from entrepot.web.asgi import Headers
-from entrepot.web.oci.exchange import API_VERSION, Exchange, read_page
+from entrepot.web.asgi import Headers, Networks, Send, client_address, is_within, send_bytes
+from entrepot.web.oci.exchange import API_VERSION, Exchange, matches_etag, next_page, read_page
+from entrepot.web.oci.memory import Memory, Remembered
 
 # Where clients look for what speaks of a digest: cosign's tags, and the fallback of distribution-spec 1.1 ("Referrers
 # Tag Schema"). Fetching them is not a pull of the artifact.
-_REFERRER_TAG = re.compile(r"sha256-[0-9a-f]{64}(?:\.[a-z]+)?")
+_REFERRER_TAG = re.compile(r"sha(?:256-[0-9a-f]{64}|512-[0-9a-f]{128})(?:\.[a-z]+)?")
+# What a digest names never changes (RFC 8246), but it is for whoever has shown who they are, not for shared caches. A
+# tag may move, so a cached answer must be asked about.
+_IMMUTABLE = (b"cache-control", b"private, max-age=31536000, immutable")
+_REVALIDATED = (b"cache-control", b"private, no-cache")
+
+
+@dataclass(frozen=True, slots=True)
+class Redirects:
+    """Who is sent to blob storage itself, by a URL that lives so long: everybody but clients of some networks."""
+
+    lifetime: timedelta
+    exempt: Networks
+    trusted_proxies: Networks
 
 
 class Pull:
-    """The reading half of `/v2/`."""
+    """The reading half of `/v2/`. `redirects` None: every byte goes through this server."""
 
-    def __init__(self, registry: Registry, usage: UsageCounter) -> None:
+    def __init__(self, registry: Registry, usage: UsageCounter, memory: Memory, redirects: Redirects | None) -> None:
         self._registry = registry
         self._usage = usage
+        self._memory = memory
+        self._redirects = redirects
 
     async def manifest(self, exchange: Exchange) -> None:
         """GET or HEAD `/v2/<name>/manifests/<reference>`."""
         reference = parse_reference(exchange.item)
-        stored = self._registry.find_cached_manifest(exchange.name, reference) or await self._registry.pull_manifest(
-            exchange.name, reference
-        )
-        digest = str(stored.digest).encode()
+        stored = await self._registry.pull_manifest(exchange.name, reference)
+        if exchange.is_head and exchange.may(exchange.name, Action.PUSH):
+            # A publisher asks in order to leave out what is here.
+            await self._registry.hold_manifest(exchange.name, stored.digest)
+        digest = str(stored.digest)
         headers: Headers = [
+            API_VERSION,
             (b"content-type", stored.media_type.encode()),
-            (b"docker-content-digest", digest),
-            (b"etag", b'"%b"' % digest),
+            (b"docker-content-digest", digest.encode()),
+            (b"etag", f'"{digest}"'.encode()),
+            _REVALIDATED if isinstance(reference, Tag) else _IMMUTABLE,
         ]
-        if exchange.request.header(b"if-none-match") == f'"{stored.digest}"':
-            await exchange.answer(304, headers)
+        known = exchange.request.header(b"if-none-match")
+        if known and matches_etag(known, f'"{digest}"'):
+            await send_bytes(exchange.send, 304, headers, b"")
             return
-        await exchange.answer(200, headers, stored.content)
-        if not exchange.is_head:
-            self._count(exchange, reference, stored)
+        if exchange.is_head:
+            await send_bytes(exchange.send, 200, headers, stored.content, is_head=True)
+            return
+        headers.append((b"content-length", b"%d" % len(stored.content)))
+        is_pull = _is_pull(reference, stored)
+        answer = Remembered(exchange.principal, exchange.name, reference, stored, headers, is_pull)
+        await self.answer(answer, exchange.send)
+        self._memory.keep(answer, exchange.request.scope)
 
-    def _count(self, exchange: Exchange, reference: Reference, stored: StoredManifest) -> None:
-        """A pull is one manifest GET that names a tag or a top-level digest; the rest is only bytes."""
-        is_pull = stored.is_top_level and not (isinstance(reference, Tag) and _REFERRER_TAG.fullmatch(reference.value))
-        count = self._usage.count_pull if is_pull else self._usage.count_bytes
-        count(exchange.principal.account_id, exchange.name.value, len(stored.content))
+    async def answer(self, answer: Remembered, send: Send) -> None:
+        """Send a manifest, and count it."""
+        content = answer.stored.content
+        await send({"type": "http.response.start", "status": 200, "headers": answer.headers})
+        await send({"type": "http.response.body", "body": content})
+        count = self._usage.count_pull if answer.is_pull else self._usage.count_bytes
+        count(answer.principal.account_id, answer.name.value, len(content))
 
     async def blob(self, exchange: Exchange) -> None:
         """GET or HEAD `/v2/<name>/blobs/<digest>`, whole or one range of it."""
         digest = Digest.parse(exchange.item)
+        if exchange.is_head and exchange.may(exchange.name, Action.PUSH):
+            await self._registry.hold_blob(exchange.name, digest)
         blob = await self._registry.open_blob(exchange.name, digest)
+        etag = f'"{digest}"'
         headers: Headers = [
             API_VERSION,
-            (b"content-type", b"application/octet-stream"),
             (b"docker-content-digest", str(digest).encode()),
-            (b"etag", f'"{digest}"'.encode()),
-            (b"accept-ranges", b"bytes"),
+            (b"etag", etag.encode()),
+            _IMMUTABLE,
         ]
-        part = None
-        if not exchange.is_head:
-            part = ByteRange.parse(exchange.request.header(b"range"), blob.size)
-        if part is not None:
-            headers.append((b"content-range", part.content_range(blob.size).encode()))
-        served = part or ByteRange(0, blob.size)
-        headers.append((b"content-length", b"%d" % served.size))
-        await exchange.send({"type": "http.response.start", "status": 200 if part is None else 206, "headers": headers})
-        if exchange.is_head:
+        known = exchange.request.header(b"if-none-match")
+        if known and matches_etag(known, etag):
+            await exchange.send({"type": "http.response.start", "status": 304, "headers": headers})
             await exchange.send({"type": "http.response.body", "body": b""})
             return
-        self._usage.count_bytes(exchange.principal.account_id, exchange.name.value, served.size)
-        await _send_blob(exchange, blob, served)
+        part = None if exchange.is_head else _wanted_range(exchange, blob.size, etag)
+        served = part or ByteRange(0, blob.size)
+        if not exchange.is_head:
+            self._usage.count_bytes(exchange.principal.account_id, exchange.name.value, served.size)
+            if self._is_redirected(exchange):
+                await self._redirect(exchange, blob)
+                return
+        headers += [(b"content-type", b"application/octet-stream"), (b"accept-ranges", b"bytes")]
+        if part is not None:
+            headers.append((b"content-range", part.content_range(blob.size).encode()))
+        headers.append((b"content-length", b"%d" % served.size))
+        await _send_blob(exchange, blob, served, 200 if part is None else 206, headers)
+
+    def _is_redirected(self, exchange: Exchange) -> bool:
+        if self._redirects is None:
+            return False
+        address = client_address(exchange.request.scope, self._redirects.trusted_proxies)
+        return address is None or not is_within(address, self._redirects.exempt)
+
+    async def _redirect(self, exchange: Exchange, blob: OpenBlob) -> None:
+        """Spec: distribution-spec 1.1, "Pulling blobs"; 307 keeps the method and the range."""
+        if self._redirects is not None:
+            url = await self._registry.sign_blob(blob, self._redirects.lifetime)
+            headers: Headers = [
+                (b"location", url.encode()),
+                (b"docker-content-digest", str(blob.digest).encode()),
+                (b"cache-control", b"no-store"),
+            ]
+            await exchange.answer(307, headers)
 
     async def tags(self, exchange: Exchange) -> None:
         """GET `/v2/<name>/tags/list`."""
@@ -84,27 +139,88 @@ class Pull:
         path = f"/v2/{exchange.name}/tags/list"
         await exchange.answer_page("tags", page.names, path, is_last=page.is_last, extra={"name": str(exchange.name)})
 
+    async def referrers(self, exchange: Exchange) -> None:
+        """GET `/v2/<name>/referrers/<digest>`, filtered by `artifactType`. Spec: "Listing Referrers"."""
+        subject = Digest.parse(exchange.item)
+        artifact_type = exchange.request.parameter("artifactType") or None
+        after = exchange.request.parameter("last") or ""
+        found = await self._registry.list_referrers(exchange.name, subject, artifact_type, after)
+        headers: Headers = [(b"content-type", media_types.OCI_INDEX.encode())]
+        query = {}
+        if artifact_type is not None:
+            headers.append((b"oci-filters-applied", b"artifactType"))
+            query["artifactType"] = artifact_type
+        if not found.is_last:
+            query["last"] = str(found.entries[-1].digest)
+            headers.append(next_page(f"/v2/{exchange.name}/referrers/{subject}", query))
+        document = {
+            "schemaVersion": 2,
+            "mediaType": media_types.OCI_INDEX,
+            "manifests": [_describe(entry) for entry in found.entries],
+        }
+        # In ASCII: annotations may hold what UTF-8 cannot write.
+        await exchange.answer(200, headers, json.dumps(document, separators=(",", ":")).encode())
+
     async def catalog(self, exchange: Exchange) -> None:
         """GET `/v2/_catalog`: the repositories from which the asker may pull.
 
         Source: CNCF distribution's API, "Listing Repositories"; the distribution spec has no such list.
         """
+        plan = exchange.principal.plan
 
         def is_visible(name: RepositoryName) -> bool:
-            return exchange.principal.plan.allows(name, Action.PULL)
+            return plan.allows(name, Action.PULL)
 
         after, count = read_page(exchange.request, MAX_PAGE)
-        page = await self._registry.list_repositories(after, count, is_visible)
+        page = await self._registry.list_repositories(after, count, is_visible, plan.prefixes(Action.PULL))
         await exchange.answer_page("repositories", page.names, "/v2/_catalog", is_last=page.is_last, extra={})
 
 
-async def _send_blob(exchange: Exchange, blob: OpenBlob, part: ByteRange) -> None:
+def _is_pull(reference: Reference, stored: StoredManifest) -> bool:
+    """A pull is one manifest GET that names a tag or a top-level digest; the rest is only bytes."""
+    return stored.is_top_level and not (isinstance(reference, Tag) and _REFERRER_TAG.fullmatch(reference.value))
+
+
+def _describe(entry: Referrer) -> dict[str, Any]:
+    """The descriptor of a referrer, with its artifact type and annotations. Spec: "Listing Referrers"."""
+    descriptor: dict[str, Any] = {
+        "mediaType": entry.media_type,
+        "digest": str(entry.digest),
+        "size": entry.size,
+    }
+    if entry.artifact_type:
+        descriptor["artifactType"] = entry.artifact_type
+    if entry.annotations:
+        descriptor["annotations"] = entry.annotations
+    return descriptor
+
+
+def _wanted_range(exchange: Exchange, size: int, etag: str) -> ByteRange | None:
+    """The part that is asked for, None for the whole. Raises RangeNotSatisfiable. Source: RFC 9110, 14.2 and 13.1.5."""
+    header = exchange.request.header(b"range")
+    if not header:
+        return None
+    condition = exchange.request.header(b"if-range").strip()
+    return None if condition and condition != etag else ByteRange.parse(header, size)
+
+
+async def _send_blob(exchange: Exchange, blob: OpenBlob, part: ByteRange, status: int, headers: Headers) -> None:
     """Let the server send a whole file by itself; stream what is only a part, or lies elsewhere."""
-    is_whole = part.size == blob.size
-    if is_whole and blob.path is not None and "http.response.pathsend" in exchange.request.scope.get("extensions", {}):
+    start = {"type": "http.response.start", "status": status, "headers": headers}
+    if exchange.is_head:
+        await exchange.send(start)
+    elif (
+        part.size == blob.size
+        and blob.path is not None
+        and "http.response.pathsend" in exchange.request.scope.get("extensions", {})
+    ):
+        await exchange.send(start)
         await exchange.send({"type": "http.response.pathsend", "path": str(blob.path)})
         return
-    if part.size:
-        async for piece in blob.pieces(part):
+    else:
+        # Opened first: once the answer has begun, it could only be broken off.
+        pieces = await blob.read(part)
+        await exchange.send(start)
+        async for piece in pieces:
             await exchange.send({"type": "http.response.body", "body": piece, "more_body": True})
     await exchange.send({"type": "http.response.body", "body": b""})

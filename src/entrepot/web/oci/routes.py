@@ -18,6 +18,7 @@ _ROUTE = re.compile(
     r"|blobs/uploads/(?P<upload>[^/]+)"
     r"|blobs/(?P<blob>[^/]+)"
     r"|(?P<tags>tags/list)"
+    r"|referrers/(?P<referrers>[^/]+)"
     r")"
 )
 _UPLOAD_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -7,7 +7,7 @@ Previous: none
 import sqlalchemy as sa
 from alembic import op
 
-from entrepot.storage.tables import Instant
+from entrepot.storage.tables import Id, Instant, text
 
 revision = "0001"
 down_revision = None
@@ -16,8 +16,8 @@ down_revision = None
 def upgrade() -> None:
     op.create_table(
         "api_keys",
-        sa.Column("id", sa.String(length=36), nullable=False),
-        sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("id", text(36), nullable=False),
+        sa.Column("name", text(63), nullable=False),
         sa.Column("secret_hash", sa.LargeBinary(length=32), nullable=False),
         sa.Column("scopes", sa.JSON(), nullable=False),
         sa.Column("plans", sa.JSON(none_as_null=True), nullable=True),
@@ -29,38 +29,38 @@ def upgrade() -> None:
     )
     op.create_table(
         "audit",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("id", Id, nullable=False),
         sa.Column("at", Instant(), nullable=False),
-        sa.Column("actor", sa.String(length=128), nullable=False),
-        sa.Column("action", sa.String(length=64), nullable=False),
-        sa.Column("target", sa.String(length=255), nullable=False),
+        sa.Column("actor", text(128), nullable=False),
+        sa.Column("action", text(64), nullable=False),
+        sa.Column("target", text(255), nullable=False),
         sa.Column("detail", sa.JSON(), nullable=False),
-        sa.Column("request_id", sa.String(length=64), nullable=True),
+        sa.Column("request_id", text(64), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit")),
     )
     op.create_index(op.f("ix_audit_target"), "audit", ["target"], unique=False)
     op.create_table(
         "blobs",
-        sa.Column("digest", sa.String(length=140), nullable=False),
+        sa.Column("digest", text(140), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("created_at", Instant(), nullable=False),
         sa.PrimaryKeyConstraint("digest", name=op.f("pk_blobs")),
     )
     op.create_table(
         "plans",
-        sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("name", text(63), nullable=False),
         sa.Column("document", sa.JSON(), nullable=False),
         sa.Column("updated_at", Instant(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_plans")),
     )
     op.create_table(
         "replication_runs",
-        sa.Column("id", sa.String(length=36), nullable=False),
-        sa.Column("rule", sa.String(length=63), nullable=False),
-        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("id", text(36), nullable=False),
+        sa.Column("rule", text(63), nullable=False),
+        sa.Column("status", text(16), nullable=False),
         sa.Column("queued_at", Instant(), nullable=False),
         sa.Column("started_at", Instant(), nullable=True),
-        sa.Column("runner", sa.String(length=36), nullable=True),
+        sa.Column("runner", text(36), nullable=True),
         sa.Column("seen_at", Instant(), nullable=True),
         sa.Column("finished_at", Instant(), nullable=True),
         sa.Column("report", sa.JSON(), nullable=False),
@@ -78,43 +78,43 @@ def upgrade() -> None:
     )
     op.create_table(
         "replication_sources",
-        sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("name", text(63), nullable=False),
         sa.Column("document", sa.JSON(), nullable=False),
         sa.Column("updated_at", Instant(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_replication_sources")),
     )
     op.create_table(
         "repositories",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("id", Id, nullable=False),
+        sa.Column("name", text(255), nullable=False),
         sa.Column("created_at", Instant(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_repositories")),
         sa.UniqueConstraint("name", name=op.f("uq_repositories_name")),
     )
     op.create_table(
         "signals",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("topic", sa.String(length=32), nullable=False),
-        sa.Column("key", sa.String(length=400), nullable=False),
+        sa.Column("id", Id, nullable=False),
+        sa.Column("topic", text(32), nullable=False),
+        sa.Column("key", text(400), nullable=False),
         sa.Column("at", Instant(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_signals")),
         sqlite_autoincrement=True,
     )
     op.create_table(
         "uploads",
-        sa.Column("id", sa.String(length=36), nullable=False),
-        sa.Column("repository", sa.String(length=255), nullable=False),
+        sa.Column("id", text(36), nullable=False),
+        sa.Column("repository", text(255), nullable=False),
         sa.Column("created_at", Instant(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_uploads")),
     )
     op.create_index(op.f("ix_uploads_created_at"), "uploads", ["created_at"], unique=False)
     op.create_table(
         "accounts",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("name", sa.String(length=63), nullable=False),
-        sa.Column("external_id", sa.String(length=255), nullable=True),
-        sa.Column("plan", sa.String(length=63), nullable=False),
-        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("id", Id, nullable=False),
+        sa.Column("name", text(63), nullable=False),
+        sa.Column("external_id", text(255), nullable=True),
+        sa.Column("plan", text(63), nullable=False),
+        sa.Column("status", text(16), nullable=False),
         sa.Column("identity", sa.JSON(), nullable=False),
         sa.Column("created_at", Instant(), nullable=False),
         sa.Column("expires_at", Instant(), nullable=True),
@@ -128,20 +128,20 @@ def upgrade() -> None:
     op.create_index(op.f("ix_accounts_plan"), "accounts", ["plan"], unique=False)
     op.create_table(
         "manifests",
-        sa.Column("repository_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("digest", sa.String(length=140), nullable=False),
-        sa.Column("media_type", sa.String(length=255), nullable=False),
+        sa.Column("repository_id", Id, nullable=False),
+        sa.Column("digest", text(140), nullable=False),
+        sa.Column("media_type", text(255), nullable=False),
         sa.Column("content", sa.LargeBinary(), nullable=False),
-        sa.Column("subject", sa.String(length=140), nullable=True),
-        sa.Column("artifact_type", sa.String(length=255), nullable=True),
+        sa.Column("subject", text(140), nullable=True),
+        sa.Column("artifact_type", text(255), nullable=True),
         sa.Column("created_at", Instant(), nullable=False),
         sa.ForeignKeyConstraint(["repository_id"], ["repositories.id"], name=op.f("fk_manifests_repository_id")),
         sa.PrimaryKeyConstraint("repository_id", "digest", name=op.f("pk_manifests")),
     )
     op.create_table(
         "replication_rules",
-        sa.Column("name", sa.String(length=63), nullable=False),
-        sa.Column("source", sa.String(length=63), nullable=False),
+        sa.Column("name", text(63), nullable=False),
+        sa.Column("source", text(63), nullable=False),
         sa.Column("document", sa.JSON(), nullable=False),
         sa.Column("updated_at", Instant(), nullable=False),
         sa.ForeignKeyConstraint(["source"], ["replication_sources.name"], name=op.f("fk_replication_rules_source")),
@@ -149,8 +149,8 @@ def upgrade() -> None:
     )
     op.create_table(
         "repository_blobs",
-        sa.Column("repository_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("digest", sa.String(length=140), nullable=False),
+        sa.Column("repository_id", Id, nullable=False),
+        sa.Column("digest", text(140), nullable=False),
         sa.Column("created_at", Instant(), nullable=False),
         sa.ForeignKeyConstraint(["digest"], ["blobs.digest"], name=op.f("fk_repository_blobs_digest")),
         sa.ForeignKeyConstraint(["repository_id"], ["repositories.id"], name=op.f("fk_repository_blobs_repository_id")),
@@ -158,11 +158,11 @@ def upgrade() -> None:
     )
     op.create_table(
         "upload_chunks",
-        sa.Column("upload_id", sa.String(length=36), nullable=False),
+        sa.Column("upload_id", text(36), nullable=False),
         sa.Column("start_byte", sa.BigInteger(), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
-        sa.Column("sha256", sa.String(length=64), nullable=False),
-        sa.Column("key", sa.String(length=255), nullable=False),
+        sa.Column("sha256", text(64), nullable=False),
+        sa.Column("key", text(255), nullable=False),
         sa.ForeignKeyConstraint(
             ["upload_id"], ["uploads.id"], name=op.f("fk_upload_chunks_upload_id"), ondelete="CASCADE"
         ),
@@ -170,8 +170,8 @@ def upgrade() -> None:
     )
     op.create_table(
         "credentials",
-        sa.Column("id", sa.String(length=36), nullable=False),
-        sa.Column("account_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("id", text(36), nullable=False),
+        sa.Column("account_id", Id, nullable=False),
         sa.Column("secret_hash", sa.LargeBinary(length=32), nullable=False),
         sa.Column("created_at", Instant(), nullable=False),
         sa.Column("expires_at", Instant(), nullable=True),
@@ -184,8 +184,8 @@ def upgrade() -> None:
     op.create_table(
         "manifest_blobs",
         sa.Column("repository_id", sa.BigInteger(), nullable=False),
-        sa.Column("manifest", sa.String(length=140), nullable=False),
-        sa.Column("blob", sa.String(length=140), nullable=False),
+        sa.Column("manifest", text(140), nullable=False),
+        sa.Column("blob", text(140), nullable=False),
         sa.ForeignKeyConstraint(
             ["repository_id", "blob"],
             ["repository_blobs.repository_id", "repository_blobs.digest"],
@@ -205,8 +205,8 @@ def upgrade() -> None:
     op.create_table(
         "manifest_children",
         sa.Column("repository_id", sa.BigInteger(), nullable=False),
-        sa.Column("manifest", sa.String(length=140), nullable=False),
-        sa.Column("child", sa.String(length=140), nullable=False),
+        sa.Column("manifest", text(140), nullable=False),
+        sa.Column("child", text(140), nullable=False),
         sa.ForeignKeyConstraint(
             ["repository_id", "child"],
             ["manifests.repository_id", "manifests.digest"],
@@ -225,9 +225,9 @@ def upgrade() -> None:
     )
     op.create_table(
         "tags",
-        sa.Column("repository_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("name", sa.String(length=128), nullable=False),
-        sa.Column("digest", sa.String(length=140), nullable=False),
+        sa.Column("repository_id", Id, nullable=False),
+        sa.Column("name", text(128), nullable=False),
+        sa.Column("digest", text(140), nullable=False),
         sa.Column("updated_at", Instant(), nullable=False),
         sa.ForeignKeyConstraint(
             ["repository_id", "digest"],
@@ -241,8 +241,8 @@ def upgrade() -> None:
     op.create_index(op.f("ix_tags_repository_id_digest"), "tags", ["repository_id", "digest"], unique=False)
     op.create_table(
         "usage",
-        sa.Column("account_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("repository", sa.String(length=255), nullable=False),
+        sa.Column("account_id", Id, nullable=False),
+        sa.Column("repository", text(255), nullable=False),
         sa.Column("pulls", sa.BigInteger(), nullable=False),
         sa.Column("bytes_served", sa.BigInteger(), nullable=False),
         sa.Column("first_pull_at", Instant(), nullable=True),

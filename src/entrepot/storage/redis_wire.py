@@ -1,0 +1,149 @@
+"""Change notices through Redis publish and subscribe.
+
+What Redis loses, while it is away or because it drops a slow subscriber, the database still tells: see
+`storage/signals.py`. So nothing here is retried or waited for, and no request ever waits for Redis.
+"""
+
+import json
+import queue
+import threading
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import redis
+import structlog
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from entrepot.errors import SettingsInvalid
+from entrepot.storage.signals import Notice
+
+_CHANNEL = "entrepot:signals"
+_CONNECT_SECONDS = 2.0
+_ANSWER_SECONDS = 2.0
+# A subscriber that hears nothing asks for a sign of life this often, and knows by it that the connection holds.
+_BEAT_SECONDS = 1.0
+_RECONNECT_SECONDS = 0.5
+# Notices that wait while Redis is slow; beyond that they are left to the database.
+_MAX_WAITING = 10_000
+_MAX_MESSAGE_BYTES = 1024 * 1024
+
+log = structlog.get_logger(__name__)
+
+
+class RedisWire:
+    """Notices to and from every process at one Redis. `url` is redis:// or rediss:// (TLS), with its password."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._redis = redis.Redis.from_url(
+                url,
+                socket_connect_timeout=_CONNECT_SECONDS,
+                socket_timeout=_ANSWER_SECONDS,
+                retry=Retry(NoBackoff(), 0),
+                client_name="entrepot",
+            )
+        except ValueError as error:
+            raise SettingsInvalid(
+                "ENTREPOT_REDIS_URL: use redis://[:PASSWORD@]HOST[:PORT][/DB], or rediss:// for TLS"
+            ) from error
+        self._sender = uuid.uuid4().hex
+        self._waiting: queue.Queue[list[Notice]] = queue.Queue(_MAX_WAITING)
+        self._is_open = False
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, hear: Callable[[Iterable[Notice]], None]) -> None:
+        """Begin to send, and to pass on what others send."""
+        self._threads = [
+            threading.Thread(target=self._receive, args=(hear,), name="redis-receive", daemon=True),
+            threading.Thread(target=self._send, name="redis-send", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def send(self, notices: Iterable[Notice]) -> None:
+        """Send to every other process."""
+        try:
+            self._waiting.put_nowait(list(notices))
+        except queue.Full:
+            return
+
+    def is_open(self) -> bool:
+        """Whether the subscription holds."""
+        return self._is_open
+
+    def ping(self) -> bool:
+        """Whether Redis answers."""
+        try:
+            return bool(self._redis.ping())
+        except redis.RedisError:
+            return False
+
+    def stop(self) -> None:
+        """End, without waiting for what was not sent, nor for the receiver, which notices within a beat."""
+        self._stopping.set()
+        self.send([])
+
+    def _send(self) -> None:
+        while True:
+            notices = self._waiting.get()
+            if self._stopping.is_set():
+                self._redis.close()
+                return
+            try:
+                self._redis.publish(_CHANNEL, json.dumps({"from": self._sender, "notices": notices}))
+            except redis.RedisError as error:
+                log.debug("redis_not_sent", error=_name(error))
+
+    def _receive(self, hear: Callable[[Iterable[Notice]], None]) -> None:
+        is_told = False
+        while not self._stopping.is_set():
+            try:
+                with self._redis.pubsub() as subscription:  # type: ignore[no-untyped-call]
+                    subscription.subscribe(_CHANNEL)
+                    self._follow(subscription, hear)
+            except (redis.RedisError, OSError, ValueError, AttributeError) as error:
+                if self._stopping.is_set():  # `stop` closed the connection under it
+                    return
+                if not is_told:
+                    log.warning("redis_away", error=_name(error), effect="notices come through the database alone")
+                is_told = True
+            else:
+                is_told = False
+            self._is_open = False
+            self._stopping.wait(_RECONNECT_SECONDS)
+
+    def _follow(self, subscription: Any, hear: Callable[[Iterable[Notice]], None]) -> None:
+        """Pass on messages until the connection breaks, which raises RedisError, or does not answer."""
+        is_asked = False
+        while not self._stopping.is_set():
+            message = subscription.get_message(timeout=_BEAT_SECONDS)
+            if message is None:
+                if is_asked:
+                    raise redis.TimeoutError("no sign of life")
+                subscription.ping()
+                is_asked = True
+                continue
+            is_asked = False
+            self._is_open = True
+            if message["type"] == "message":
+                hear(self._read(message["data"]))
+
+    def _read(self, data: bytes) -> list[Notice]:
+        """The notices of a message; none when it is our own, or nonsense (whoever reaches Redis can send that)."""
+        if len(data) > _MAX_MESSAGE_BYTES:
+            return []
+        try:
+            document = json.loads(data)
+            if document["from"] == self._sender:
+                return []
+            return [(str(topic), str(key)) for topic, key in document["notices"]]
+        except (ValueError, TypeError, LookupError, RecursionError):
+            return []
+
+
+def _name(error: Exception) -> str:
+    """What happened, without what may hold a password."""
+    return type(error).__name__
