@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.servers import Server, find_program
@@ -30,7 +31,15 @@ class Result:
         return self.cpu_seconds / (self.bytes_per_second * self.seconds / 1e9)
 
 
-def run_wrk(server: Server, path: str, *, connections: int, seconds: int, authorization: str = "") -> Result:
+def run_wrk(
+    server: Server,
+    path: str,
+    *,
+    connections: int,
+    seconds: int,
+    authorization: str = "",
+    headers: Mapping[str, str] | None = None,
+) -> Result:
     """GET `path` over and over on `connections` connections for `seconds`."""
     command = [find_program("wrk"), "-t2" if connections > 1 else "-t1", f"-c{connections}", f"-d{seconds}s"]
     command += [
@@ -42,6 +51,8 @@ def run_wrk(server: Server, path: str, *, connections: int, seconds: int, author
         "-H",
         f"Accept: {_ACCEPT}",
     ]
+    for name, value in (headers or {}).items():
+        command += ["-H", f"{name}: {value}"]
     before = server.cpu_seconds()
     output = subprocess.run([*command, server.url + path], capture_output=True, text=True, check=True).stdout
     cpu = server.cpu_seconds() - before

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,6 +23,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 REPOSITORY = "bench/image"
+REPOSITORIES = (REPOSITORY, f"{REPOSITORY}-500mb")
+# Tokens of Entrepot live for five minutes, which is less than all measurements take.
+_TOKEN_SECONDS = 240
 _ISSUER = "bench"
 _SERVICE = "registry"
 _START_SECONDS = 20
@@ -30,14 +33,22 @@ _START_SECONDS = 20
 
 @dataclass
 class Server:
-    """A running server: where it is, what to send as Authorization, and its processes."""
+    """A running server: where it is, how to log in, and its processes."""
 
     name: str
     url: str
     process: subprocess.Popen[bytes]
-    authorization: str = ""
+    log_in: Callable[[], str] | None = None
     start_seconds: float = 0.0
     paths: dict[str, str] = field(default_factory=dict)
+    _token: tuple[str, float] = ("", float("-inf"))
+
+    @property
+    def authorization(self) -> str:
+        """What to send as Authorization, empty for nothing."""
+        if self.log_in is not None and time.monotonic() - self._token[1] > _TOKEN_SECONDS:
+            self._token = (self.log_in(), time.monotonic())
+        return self._token[0]
 
     def pids(self) -> list[int]:
         """The server's processes, its children included."""
@@ -138,16 +149,20 @@ def entrepot(folder: Path, workers: int) -> Iterator[Server]:
     )
     credential = json.loads(created.stdout)["credential"]
     command = [program, "--data", str(data), "serve", "--port", str(port), "--workers", str(workers), "--no-jobs"]
-    with _running("entrepot", command, port, "/readyz", folder, ENTREPOT_LOG__LEVEL="warning") as server:
+    with _running("Entrepot", command, port, "/readyz", folder, ENTREPOT_LOG__LEVEL="warning") as server:
         basic = base64.b64encode(f"{credential['username']}:{credential['secret']}".encode()).decode()
-        scope = f"repository:{REPOSITORY}:pull,push"
-        request = urllib.request.Request(
-            f"{server.url}/token?scope={scope}", headers={"Authorization": f"Basic {basic}"}
-        )
-        with urllib.request.urlopen(request) as answer:
-            server.authorization = f"Bearer {json.load(answer)['token']}"
-        server.paths["token"] = f"/token?scope={scope}"
+        scopes = "&".join(f"scope=repository:{name}:pull,push" for name in REPOSITORIES)
+        server.paths["token"] = f"/token?{scopes}"
         server.paths["token_basic"] = f"Basic {basic}"
+
+        def log_in() -> str:
+            headers = {"Authorization": f"Basic {basic}"}
+            with urllib.request.urlopen(
+                urllib.request.Request(f"{server.url}/token?{scopes}", headers=headers)
+            ) as answer:
+                return f"Bearer {json.load(answer)['token']}"
+
+        server.log_in = log_in
         yield server
 
 
@@ -179,7 +194,7 @@ def docker_registry(folder: Path) -> Iterator[Server]:
     )
     command = [find_program("docker-registry"), "serve", str(config)]
     with _running("docker-registry", command, port, "/v2/", folder) as server:
-        server.authorization = f"Bearer {_sign_token(key, certificate)}"
+        server.log_in = lambda: f"Bearer {_sign_token(key, certificate)}"
         yield server
 
 
@@ -233,7 +248,7 @@ def _sign_token(key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) 
         "nbf": now - 60,
         "exp": now + 3600,
         "jti": "bench",
-        "access": [{"type": "repository", "name": REPOSITORY, "actions": ["pull", "push"]}],
+        "access": [{"type": "repository", "name": name, "actions": ["pull", "push"]} for name in REPOSITORIES],
     }
     der = certificate.public_bytes(serialization.Encoding.DER)
     return jwt.encode(claims, key, algorithm="ES256", headers={"x5c": [base64.b64encode(der).decode()]})
