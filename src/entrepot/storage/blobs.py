@@ -1,29 +1,20 @@
-"""Blob storage over obstore: a folder, S3, GCS or Azure by one URL.
+"""Blob storage: a folder, S3, GCS or Azure by one URL.
 
 Storage is a bag of objects under random names; the database says which of them hold blobs, which are parts of uploads,
-and which are nobody's. An object appears whole or not at all and is never changed, so nothing has to be moved, copied
-or locked: a blob comes into being when the database records it, and what is not recorded can be swept away later.
+and which are nobody's. An object is never changed, so nothing has to be moved, copied or locked: a blob comes into
+being when the database records an object that is whole, and what is not recorded can be swept away later.
 """
 
 import asyncio
-import errno
 import hashlib
-import os
-import stat
-import time
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-import obstore
 from obstore.exceptions import BaseError as StoreError
-from obstore.exceptions import NotFoundError
-from obstore.store import LocalStore, ObjectStore, from_url
 
 from entrepot.errors import (
     BlobTooLarge,
@@ -31,37 +22,20 @@ from entrepot.errors import (
     DigestMismatch,
     EntrepotError,
     SettingsInvalid,
-    StorageFull,
     StorageUnavailable,
     UploadUnknown,
 )
 from entrepot.oci.digest import Digest
 from entrepot.oci.ranges import ByteRange
+from entrepot.storage.bucket import Bucket, StoreOptions
+from entrepot.storage.folder import Folder
+from entrepot.storage.objects import PIECE_BYTES, SHARDS, ObjectMissing, Objects, StoredObject
 
-# Large enough that the cost per piece vanishes, small enough for a hundred streams at once.
-PIECE_BYTES = 1024 * 1024
-# S3 takes 10,000 parts of at least 5 MiB: enough for 78 GiB.
-_PART_BYTES = {"file": 4 * 1024 * 1024, "s3": 8 * 1024 * 1024}
-_PARTS_AT_ONCE = 2
+__all__ = ["SHARDS", "BlobStore", "OpenBlob", "Staged", "StoreOptions", "StoredObject", "first_key", "visible"]
+
 _SCHEMES = ("file", "s3", "gs", "az", "azure", "abfs", "abfss")
-SHARDS = tuple(f"{number:02x}" for number in range(256))
-_LISTED = 1000
-# How long an object store that could be written is taken at its word; a write costs money there.
-_PROBE_SECONDS = 15
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreOptions:
-    """How to reach an object store; credentials come from the SDK's own chain, web identity included.
-
-    `public_endpoint` is the address that clients reach it by, for presigned URLs, where it is another.
-    """
-
-    endpoint: str = ""
-    public_endpoint: str = ""
-    region: str = ""
-    connect_seconds: float = 5
-    idle_seconds: float = 30
+# A hand-over to a thread costs more than hashing so little.
+_HASHED_AT_ONCE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +48,6 @@ class Staged:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredObject:
-    """An object as a listing shows it."""
-
-    key: str
-    size: int
-    modified_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class OpenBlob:
     """A blob that is there. `path` is its file where storage is a folder, for the server to send by itself."""
 
@@ -90,7 +55,7 @@ class OpenBlob:
     size: int
     key: str
     path: Path | None
-    store: ObjectStore
+    objects: Objects
 
     async def read(self, part: ByteRange) -> AsyncIterator[bytes]:
         """The bytes of `part`, in order; they begin to flow once this returns.
@@ -99,12 +64,10 @@ class OpenBlob:
         """
         if not part.size:
             return _nothing()
-        with _storage_errors():
-            try:
-                result = await obstore.get_async(self.store, self.key, options={"range": (part.start, part.end)})
-            except (NotFoundError, FileNotFoundError):
-                raise BlobUnknown(f"blob {self.digest} is not in storage") from None
-        return _pieces(result)
+        try:
+            return await self.objects.read(self.key, part)
+        except ObjectMissing:
+            raise BlobUnknown(f"blob {self.digest} is not in storage") from None
 
 
 class BlobStore:
@@ -117,51 +80,40 @@ class BlobStore:
                 f"ENTREPOT_STORAGE_URL {visible(url)!r}: use file:///ABSOLUTE/PATH, s3://BUCKET[/PREFIX], "
                 "gs://BUCKET[/PREFIX] or az://CONTAINER[/PREFIX]"
             )
-        options = options or StoreOptions()
-        self._root = Path(path) if scheme == "file" else None
-        self._part_bytes = _PART_BYTES.get(scheme, _PART_BYTES["s3"])
-        self._store: ObjectStore
-        self._signer: ObjectStore
-        if self._root is not None:
-            try:
-                self._store = self._signer = LocalStore(self._root, mkdir=True)
-                _make_shards(self._root / "objects")
-            except (StoreError, OSError) as error:
-                raise SettingsInvalid(f"the folder for blobs {self._root} cannot be made or read") from error
-        else:
-            self._store = _open_store(url, options, options.endpoint)
-            is_same = options.public_endpoint in {"", options.endpoint}
-            self._signer = self._store if is_same else _open_store(url, options, options.public_endpoint)
-        self._written_at = float("-inf")
+        self._objects: Objects
+        try:
+            self._objects = Folder(Path(path)) if scheme == "file" else Bucket(url, options or StoreOptions())
+        except OSError as error:
+            raise SettingsInvalid(f"the folder for blobs {path} cannot be made or read") from error
+        except (StoreError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise SettingsInvalid(f"ENTREPOT_STORAGE_URL {visible(url)!r}: {reason}") from error
 
     @property
     def can_sign(self) -> bool:
         """Whether clients can be sent to the store itself."""
-        return self._root is None
+        return self._objects.can_sign
 
     async def open(self, key: str, digest: Digest, size: int) -> OpenBlob:
         """The blob in an object, ready to be read.
 
         Raises BlobUnknown or StorageUnavailable. An object store tells only when it is read whether it has the object.
         """
-        if self._root is None:
-            return OpenBlob(digest, size, key, None, self._store)
-        path = self._root / key
-        try:
-            found = path.stat().st_size
-        except FileNotFoundError:
-            raise BlobUnknown(f"blob {digest} is not in storage") from None
-        except OSError as error:
-            raise StorageUnavailable(f"blob {digest} cannot be read from storage") from error
-        if found != size:
-            raise StorageUnavailable(f"blob {digest} is damaged: {found} bytes are in storage instead of {size}")
-        return OpenBlob(digest, size, key, path, self._store)
+        path = self._objects.find_file(key)
+        if path is not None:
+            try:
+                found = path.stat().st_size
+            except FileNotFoundError:
+                raise BlobUnknown(f"blob {digest} is not in storage") from None
+            except OSError as error:
+                raise StorageUnavailable(f"blob {digest} cannot be read from storage") from error
+            if found != size:
+                raise StorageUnavailable(f"blob {digest} is damaged: {found} bytes are in storage instead of {size}")
+        return OpenBlob(digest, size, key, path, self._objects)
 
     async def sign(self, blob: OpenBlob, lifetime: timedelta) -> str:
         """A URL by which anybody can GET the blob for a while. Raises StorageUnavailable."""
-        with _storage_errors():
-            # Every store that is not a folder can.
-            return await obstore.sign_async(self._signer, "GET", blob.key, lifetime)  # type: ignore[call-overload, no-any-return]
+        return await self._objects.sign(blob.key, lifetime)
 
     async def stage(
         self, pieces: AsyncIterator[bytes], *, limit: int, algorithm: str = "sha256", expected: Digest | None = None
@@ -175,16 +127,9 @@ class BlobStore:
         key = f"objects/{name[:2]}/{name}"
         meter = _Meter(pieces, limit, algorithm if expected is None else expected.algorithm, expected)
         try:
-            with _storage_errors():
-                await obstore.put_async(
-                    self._store, key, meter, chunk_size=self._part_bytes, max_concurrency=_PARTS_AT_ONCE
-                )
-                if self._root is not None:
-                    # The library leaves that to whoever needs it; what is acknowledged must survive a power cut.
-                    path = self._root / key
-                    await asyncio.to_thread(_sync, path, path.parent)
+            await self._objects.put(key, meter)
         except asyncio.CancelledError:
-            # The library may have been quicker than the cancellation.
+            # The store may have been quicker than the cancellation.
             await asyncio.shield(self.drop(key))
             raise
         except EntrepotError:
@@ -216,53 +161,31 @@ class BlobStore:
 
     async def drop(self, *keys: str) -> None:
         """Drop objects; harmless when they are gone. Raises StorageUnavailable."""
-        with _storage_errors():
-            for key in keys:
-                if self._root is not None:
-                    # Not by the library: it does not take the names of its own unfinished files.
-                    await asyncio.to_thread((self._root / key).unlink, missing_ok=True)
-                    continue
-                try:
-                    await obstore.delete_async(self._store, key)
-                except (NotFoundError, FileNotFoundError):
-                    continue
+        for key in keys:
+            await self._objects.drop(key)
 
-    async def list_objects(self, shard: str) -> AsyncIterator[list[StoredObject]]:
-        """All objects of one of the SHARDS, by pages; unfinished ones too, where storage is a folder."""
-        prefix = f"objects/{shard}/"
-        with _storage_errors():
-            if self._root is not None:
-                found = await asyncio.to_thread(_scan, self._root, prefix)
-                for start in range(0, len(found), _LISTED):
-                    yield found[start : start + _LISTED]
-                return
-            async for page in obstore.list(self._store, prefix=prefix, chunk_size=_LISTED):
-                yield [StoredObject(entry["path"], entry["size"], entry["last_modified"]) for entry in page]
+    def list_objects(self, shard: str) -> AsyncIterator[list[StoredObject]]:
+        """All objects of one of the SHARDS, by pages; unfinished ones too."""
+        return self._objects.list_shard(shard)
 
     async def verify_writable(self) -> None:
         """Write and drop a small object. Raises StorageFull or StorageUnavailable."""
-        if self._root is None and time.monotonic() - self._written_at < _PROBE_SECONDS:
-            return
-        key = f"objects/00/probe-{uuid.uuid4().hex}"
-        with _storage_errors():
-            await obstore.put_async(self._store, key, b"ok")
-            await obstore.delete_async(self._store, key)
-        self._written_at = time.monotonic()
+        await self._objects.verify_writable()
 
     async def _read(self, key: str) -> AsyncIterator[bytes]:
-        with _storage_errors():
-            try:
-                result = await obstore.get_async(self._store, key)
-            except (NotFoundError, FileNotFoundError) as error:
-                raise UploadUnknown("the upload was finished or dropped meanwhile; begin a new one") from error
-            async for piece in result.stream(min_chunk_size=PIECE_BYTES):
-                yield bytes(piece)
+        try:
+            pieces = await self._objects.read(key)
+        except ObjectMissing as error:
+            raise UploadUnknown("the upload was finished or dropped meanwhile; begin a new one") from error
+        async for piece in pieces:
+            yield piece
 
 
 class _Meter:
-    """Passes pieces on while it counts and hashes them; stops at the limit, or at the end with another digest.
+    """Passes content on in blocks while it counts and hashes it; stops at the limit, or at the end with another digest.
 
-    It remembers why it stopped. Raising there, before the library is told of the end, makes it keep nothing.
+    A block is hashed on a thread while the next one is received, since receiving, hashing and writing cost about the
+    same. It remembers why it stopped. Raising there, before the library is told of the end, makes it keep nothing.
     """
 
     def __init__(self, pieces: AsyncIterator[bytes], limit: int, algorithm: str, expected: Digest | None) -> None:
@@ -270,7 +193,9 @@ class _Meter:
         self._limit = limit
         self._algorithm = algorithm
         self._hasher = hashlib.new(algorithm)
+        self._hashing: asyncio.Future[None] | None = None
         self._expected = expected
+        self._is_over = False
         self.size = 0
         self.failure: EntrepotError | None = None
 
@@ -279,28 +204,47 @@ class _Meter:
 
     async def __anext__(self) -> bytes:
         try:
-            piece = await anext(self._pieces)
-            while not piece:
-                piece = await anext(self._pieces)
-            self.size += len(piece)
-            if self.size > self._limit:
-                raise BlobTooLarge(f"more than {self._limit} bytes were sent; nothing was kept")
-        except StopAsyncIteration:
-            if self._expected is not None and self.digest != self._expected:
-                self.failure = DigestMismatch(
-                    f"the content has digest {self.digest}, not {self._expected} as announced; nothing was kept"
-                )
-                raise self.failure from None
-            raise
+            block = await self._receive()
+            if self._hashing is not None:
+                await self._hashing
+                self._hashing = None
+            if not block:
+                self._verify_expected()
+                raise StopAsyncIteration
         except EntrepotError as error:
             self.failure = error
             raise
-        self._hasher.update(piece)
-        return piece
+        if len(block) < _HASHED_AT_ONCE:
+            self._hasher.update(block)
+        else:
+            self._hashing = asyncio.get_running_loop().run_in_executor(None, self._hasher.update, block)
+        return block
+
+    async def _receive(self) -> bytes:
+        """The next block, which is short or empty only at the end: handing one on costs the same, however long."""
+        parts: list[bytes] = []
+        full = self.size + PIECE_BYTES
+        while self.size < full and not self._is_over:
+            try:
+                piece = await anext(self._pieces)
+            except StopAsyncIteration:
+                self._is_over = True
+                break
+            self.size += len(piece)
+            if self.size > self._limit:
+                raise BlobTooLarge(f"more than {self._limit} bytes were sent; nothing was kept")
+            parts.append(piece)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _verify_expected(self) -> None:
+        if self._expected is not None and self.digest != self._expected:
+            raise DigestMismatch(
+                f"the content has digest {self.digest}, not {self._expected} as announced; nothing was kept"
+            )
 
     @property
     def digest(self) -> Digest:
-        """The digest so far."""
+        """The digest of all that was passed on, once the end was reached."""
         return Digest(self._algorithm, self._hasher.hexdigest())
 
 
@@ -315,87 +259,7 @@ def visible(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def _open_store(url: str, options: StoreOptions, endpoint: str) -> ObjectStore:
-    config: dict[str, Any] = {}
-    if endpoint:
-        config["endpoint"] = endpoint
-    if options.region:
-        config["region"] = options.region
-    client: dict[str, Any] = {
-        "allow_http": endpoint.startswith("http://"),
-        "connect_timeout": timedelta(seconds=options.connect_seconds),
-        "read_timeout": timedelta(seconds=options.idle_seconds),
-        # The whole of a large blob takes its time; what must not happen is that nothing arrives.
-        "timeout": timedelta(days=1),
-        "default_content_type": "application/octet-stream",
-    }
-    retry: dict[str, Any] = {"max_retries": 4, "retry_timeout": timedelta(seconds=options.idle_seconds)}
-    open_any: Any = from_url  # its overloads ask for the kind of store that the URL only tells at run time
-    try:
-        store: ObjectStore = open_any(url, config=config, client_options=client, retry_config=retry)
-    except (StoreError, ValueError) as error:
-        raise SettingsInvalid(f"ENTREPOT_STORAGE_URL {visible(url)!r}: {str(error).splitlines()[0]}") from error
-    return store
-
-
-def _make_shards(folder: Path) -> None:
-    """Make the folders of all shards, so that writing an object makes a name in one folder alone."""
-    if (folder / SHARDS[-1]).exists():
-        return
-    for shard in SHARDS:
-        (folder / shard).mkdir(parents=True, exist_ok=True)
-    _sync(folder)
-
-
-def _sync(*paths: Path) -> None:
-    """Have the disk keep files and folders; of a folder, the names in it."""
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _scan(root: Path, prefix: str) -> list[StoredObject]:
-    """The files of a folder, those included that the library has not finished."""
-    found = []
-    try:
-        entries = list(os.scandir(root / prefix))
-    except FileNotFoundError:
-        return []
-    for entry in entries:
-        try:
-            status = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            continue
-        if stat.S_ISREG(status.st_mode):
-            modified = datetime.fromtimestamp(status.st_mtime, UTC)
-            found.append(StoredObject(prefix + entry.name, status.st_size, modified))
-    return found
-
-
 async def _nothing() -> AsyncIterator[bytes]:
     nothing: tuple[bytes, ...] = ()
     for piece in nothing:
         yield piece
-
-
-async def _pieces(result: Any) -> AsyncIterator[bytes]:
-    with _storage_errors():
-        async for piece in result.stream(min_chunk_size=PIECE_BYTES):
-            yield bytes(piece)
-
-
-@contextmanager
-def _storage_errors() -> Iterator[None]:
-    """The one place where the library's errors become ours."""
-    try:
-        yield
-    except EntrepotError:
-        raise
-    except (StoreError, OSError) as error:
-        is_full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
-        if is_full or "No space left" in str(error) or "quota exceeded" in str(error).lower():
-            raise StorageFull("blob storage is full; nothing of this upload was kept") from error
-        raise StorageUnavailable("blob storage failed; try again in a moment") from error

@@ -5,6 +5,7 @@ Source: ASGI 3.0, HTTP connection scope, with the `http.response.pathsend` exten
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
@@ -23,6 +24,8 @@ Networks = Sequence[IPv4Network | IPv6Network]
 
 # Longer than any client's query: two scopes, a mount, a page.
 MAX_QUERY_BYTES = 8192
+# On average; what is slower only keeps a connection busy. Any modem was faster.
+LEAST_BYTES_PER_SECOND = 1024
 
 
 class Request:
@@ -77,17 +80,29 @@ class Request:
             raise error(f"a body of {announced} bytes was announced; at most {limit} are accepted")
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it arrives. Raises ClientGone when the client breaks off, or sends nothing for too long."""
+        """The body as it arrives.
+
+        Raises ClientGone when the client breaks off, sends nothing for too long, or next to nothing.
+        """
         is_more = self.has_body
+        # Only what we wait for the client counts, not what it waits for us.
+        waited, received = 0.0, 0
         while is_more:
+            asked_at = time.monotonic()
             try:
-                message = await asyncio.wait_for(self._receive(), self._stall_seconds)
+                async with asyncio.timeout(self._stall_seconds):
+                    message = await self._receive()
             except TimeoutError:
                 raise ClientGone(f"nothing came for {self._stall_seconds:.0f} seconds; nothing was kept") from None
             if message["type"] == "http.disconnect":
                 raise ClientGone("the client went away before its body was complete; nothing was kept")
-            yield message.get("body", b"")
+            piece = message.get("body", b"")
+            waited += time.monotonic() - asked_at
+            received += len(piece)
             is_more = message.get("more_body", False)
+            if is_more and waited > self._stall_seconds + received / LEAST_BYTES_PER_SECOND:
+                raise ClientGone(f"less than {LEAST_BYTES_PER_SECOND} bytes a second came; nothing was kept")
+            yield piece
 
     async def body(self, limit: int, error: type[Exception] = BlobTooLarge) -> bytes:
         """The whole body; raises `error` beyond `limit` bytes, unread where the client announced its length."""
