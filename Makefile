@@ -1,12 +1,13 @@
 # The README's two commands are `make demo` and `make test`. Every target makes its own environment first.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types imports unit bench docs tools env build clean
+.PHONY: help demo test soak check format lint types imports unit bench docs tools env build clean
 
 ENTREPOT := .venv/bin/entrepot
 BIN := .venv/bin
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 TEST_ARGS ?=
+SOAK := tests/faults/test_kill_rounds.py tests/faults/test_garbage_race.py
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -16,6 +17,9 @@ demo: env ## the whole story on this machine; DEMO_ARGS=--once ends by itself
 
 test: env tools ## install what tests need, and run them all; TEST_ARGS="-k name" selects
 	$(BIN)/pytest $(TEST_ARGS)
+
+soak: env tools ## run the fault loops for long: ROUNDS kills, SOAK_SECONDS of races and fuzzing
+	ROUNDS=$${ROUNDS:-300} SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/pytest --timeout 0 $(SOAK)
 
 check: lint types imports test ## everything that CI checks
 

@@ -202,18 +202,19 @@ def insert_blob(connection: sa.Connection, digest: Digest, size: int, key: str, 
 def link_blob(connection: sa.Connection, repository_id: int, digest: Digest, now: datetime) -> bool:
     """Let a repository hold a recorded blob; False when it did already, which is noted as being asked for."""
     row = {"repository_id": repository_id, "digest": str(digest), "created_at": now, "held_at": now}
-    if insert_missing(connection, repository_blobs, [row]) == 1:
-        return True
-    hold_blob(connection, repository_id, digest, now)
-    return False
+    while insert_missing(connection, repository_blobs, [row]) == 0:
+        # On PostgreSQL the collector may take it away between the two statements.
+        if hold_blob(connection, repository_id, digest, now):
+            return False
+    return True
 
 
-def hold_blob(connection: sa.Connection, repository_id: int, digest: Digest, now: datetime) -> None:
-    """Note that a publisher counts on a blob."""
+def hold_blob(connection: sa.Connection, repository_id: int, digest: Digest, now: datetime) -> bool:
+    """Note that a publisher counts on a blob; False when it is gone."""
     statement = repository_blobs.update().where(
         repository_blobs.c.repository_id == repository_id, repository_blobs.c.digest == str(digest)
     )
-    connection.execute(statement.values(held_at=now))
+    return connection.execute(statement.values(held_at=now)).rowcount > 0
 
 
 def find_blob_hold(connection: sa.Connection, repository_id: int, digest: Digest) -> datetime | None:
@@ -270,9 +271,10 @@ def insert_manifest(
         "created_at": now,
         "held_at": now,
     }
-    is_new = insert_missing(connection, manifests, [row]) == 1
-    if not is_new:
-        hold_manifest(connection, repository_id, manifest.digest, now)
+    is_new = True
+    while is_new and insert_missing(connection, manifests, [row]) == 0:
+        # As above: it may be collected between the two statements.
+        is_new = not hold_manifest(connection, repository_id, manifest.digest, now)
     named_blobs = {blob.digest for blob in manifest.blobs if blob.digest in held}
     insert_missing(connection, manifest_blobs, [{**key, "blob": str(digest)} for digest in sorted(named_blobs)])
     children = sorted({child.digest for child in manifest.children})
@@ -283,10 +285,10 @@ def insert_manifest(
     return is_new
 
 
-def hold_manifest(connection: sa.Connection, repository_id: int, digest: Digest, now: datetime) -> None:
-    """Note that a publisher counts on a manifest."""
+def hold_manifest(connection: sa.Connection, repository_id: int, digest: Digest, now: datetime) -> bool:
+    """Note that a publisher counts on a manifest; False when it is gone."""
     statement = manifests.update().where(manifests.c.repository_id == repository_id, manifests.c.digest == str(digest))
-    connection.execute(statement.values(held_at=now))
+    return connection.execute(statement.values(held_at=now)).rowcount > 0
 
 
 def find_manifest_hold(connection: sa.Connection, repository_id: int, digest: Digest) -> datetime | None:

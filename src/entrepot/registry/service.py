@@ -161,6 +161,16 @@ class Registry:
             return None
         return Manifest.parse(row.content, row.media_type, Digest.parse(row.digest).algorithm)
 
+    async def verify_held_manifest(self, name: RepositoryName, digest: Digest) -> None:
+        """Raises ManifestUnknown unless a repository has a manifest, whatever caches say; it stays to be built on."""
+        if not await self.hold_manifest(name, digest):
+            raise ManifestUnknown(f"repository {name} has no manifest {digest}")
+
+    async def verify_held_blob(self, name: RepositoryName, digest: Digest) -> None:
+        """Raises BlobUnknown unless a repository has a blob, whatever caches say; it stays to be built on."""
+        if not await self.hold_blob(name, digest):
+            raise BlobUnknown(f"repository {name} has no blob {digest}")
+
     async def hold_manifest(self, name: RepositoryName, digest: Digest) -> bool:
         """Whether a repository has a manifest; if so, it stays for a publisher to build on."""
         return await self._hold(name, digest, records.find_manifest_hold, records.hold_manifest)
@@ -458,7 +468,7 @@ class Registry:
         name: RepositoryName,
         digest: Digest,
         find: Callable[[sa.Connection, int, Digest], datetime | None],
-        renew: Callable[[sa.Connection, int, Digest, datetime], None],
+        renew: Callable[[sa.Connection, int, Digest, datetime], bool],
     ) -> bool:
         """Whether something is there; renews its hold unless that was done of late."""
 
@@ -467,11 +477,9 @@ class Registry:
             return None if repository_id is None else find(connection, repository_id, digest)
 
         def work(connection: sa.Connection) -> bool:
-            # Read anew: it may have been collected meanwhile.
-            if held_at(connection) is None:
-                return False
-            renew(connection, _get_repository(connection, name), digest, now)
-            return True
+            # It may have been collected meanwhile.
+            repository_id = records.find_repository(connection, name)
+            return repository_id is not None and renew(connection, repository_id, digest, now)
 
         now = self._clock()
         last = await self._database.read(held_at)

@@ -54,7 +54,7 @@ class Pull:
         stored = await self._registry.pull_manifest(exchange.name, reference)
         if exchange.is_head and exchange.may(exchange.name, Action.PUSH):
             # A publisher asks in order to leave out what is here.
-            await self._registry.hold_manifest(exchange.name, stored.digest)
+            await self._registry.verify_held_manifest(exchange.name, stored.digest)
         digest = str(stored.digest)
         headers: Headers = [
             API_VERSION,
@@ -88,7 +88,7 @@ class Pull:
         """GET or HEAD `/v2/<name>/blobs/<digest>`, whole or one range of it."""
         digest = Digest.parse(exchange.item)
         if exchange.is_head and exchange.may(exchange.name, Action.PUSH):
-            await self._registry.hold_blob(exchange.name, digest)
+            await self._registry.verify_held_blob(exchange.name, digest)
         blob = await self._registry.open_blob(exchange.name, digest)
         etag = f'"{digest}"'
         headers: Headers = [
