@@ -3,7 +3,6 @@
 Nothing below this module reads settings, and nothing is global: what a part needs comes through its constructor.
 """
 
-import asyncio
 import ctypes
 import hmac
 import multiprocessing
@@ -29,7 +28,7 @@ from entrepot.accounts.plans import Plans
 from entrepot.accounts.service import Accounts
 from entrepot.accounts.tokens import Tokens
 from entrepot.accounts.usage import UsageCounter
-from entrepot.errors import DatabaseUnavailable, GlobInvalid, SettingsInvalid
+from entrepot.errors import GlobInvalid, SettingsInvalid
 from entrepot.logs import configure_logs
 from entrepot.registry.garbage import GarbageCollector
 from entrepot.registry.policies import Policies
@@ -216,7 +215,7 @@ def build_app(parts: Parts) -> "Front":
         public_url=settings.effective_public_url,
     )
     ops: App = OpsFace(
-        _collect_metrics, {"database": lambda: verify_database(parts), "storage": parts.blobs.verify_writable}
+        _collect_metrics, {"database": parts.database.verify_usable, "storage": parts.blobs.verify_writable}
     )
     faces: list[tuple[str, App]] = [
         ("/v2", oci),
@@ -255,13 +254,6 @@ def _collect_metrics() -> CollectorRegistry:
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return registry
-
-
-async def verify_database(parts: Parts) -> None:
-    """Raises DatabaseUnavailable unless the database answers and has a schema that this version can use."""
-    schema = await asyncio.to_thread(parts.database.schema)
-    if not schema.is_usable:
-        raise DatabaseUnavailable("the database has another version's schema; run: entrepot migrate")
 
 
 def configure_logging(settings: Settings, *, is_command: bool = False) -> None:

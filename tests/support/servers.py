@@ -73,10 +73,15 @@ class PostgreSql:
         return self.url(name)
 
     @contextmanager
-    def serving(self) -> Iterator[Process]:
+    def serving(self, *, survives_kill: bool = False) -> Iterator[Process]:
         """The server, ready."""
         command = [*self.as_owner, _pg("postgres"), "-D", self.folder / "data", "-k", self.folder, "-h", "127.0.0.1"]
-        options = {"port": self.port, "fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+        options = {
+            "port": self.port,
+            "fsync": "off",
+            "full_page_writes": "off",
+            "synchronous_commit": "on" if survives_kill else "off",
+        }
         command += [f"--{name}={value}" for name, value in options.items()]
         with running([*command, "--max_connections=300"], self.folder.parent / "postgres.log") as process:
             _wait_until(self._answers, process)
@@ -93,12 +98,12 @@ class PostgreSql:
 @contextmanager
 def postgresql() -> Iterator[PostgreSql]:
     """A cluster, served."""
-    with _cluster() as cluster, cluster.serving():
-        yield cluster
+    with cluster() as made, made.serving():
+        yield made
 
 
 @contextmanager
-def _cluster() -> Iterator[PostgreSql]:
+def cluster() -> Iterator[PostgreSql]:
     top = Path(tempfile.mkdtemp(prefix="entrepot-postgresql-"))
     folder = top / "cluster"
     folder.mkdir()

@@ -30,6 +30,8 @@ Work = Callable[[sa.Connection], T]
 SCHEMA = "0002"
 _VERSION_TABLE = "alembic_version"
 _FLOOR = "schema_floor"
+# PostgreSQL gives up a statement after 15 seconds by itself; a server that hangs gives up nothing.
+_ANSWER_SECONDS = 20
 # Tries of a transaction that loses against others.
 _TRIES = 6
 _CONNECTIONS = 10
@@ -93,14 +95,23 @@ class Database:
 
     async def read(self, work: Work[T]) -> T:
         """What `work` answers, in one consistent view of the data. Raises DatabaseUnavailable."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_now, work)
+        return await self._answer(self._readers, self.read_now, work)
 
     async def write(self, work: Work[T]) -> T:
         """What `work` answers, in one transaction that is durable once this returns.
 
-        Raises DatabaseUnavailable, StorageFull, or what `work` raises; then nothing of it is kept.
+        Raises DatabaseUnavailable, StorageFull, or what `work` raises; then nothing of it is kept, except that nobody
+        knows what a database still does that did not answer in time.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._writers, self.write_now, work)
+        return await self._answer(self._writers, self.write_now, work)
+
+    async def _answer(self, threads: ThreadPoolExecutor, run: Callable[[Work[T]], T], work: Work[T]) -> T:
+        """What a thread answers, in bounded time. What no thread has taken up by then is forgotten."""
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return await asyncio.get_running_loop().run_in_executor(threads, run, work)
+        except TimeoutError as error:
+            raise DatabaseUnavailable("the database does not answer; try again in a moment") from error
 
     def read_now(self, work: Work[T]) -> T:
         """`read`, for threads."""
@@ -184,6 +195,11 @@ class Database:
     def schema(self) -> Schema:
         """How far the database is migrated. Raises DatabaseUnavailable."""
         return self.read_now(_read_schema)
+
+    async def verify_usable(self) -> None:
+        """Raises DatabaseUnavailable unless the database answers with a schema that this program can use."""
+        if not (await self.read(_read_schema)).is_usable:
+            raise DatabaseUnavailable("the database has another version's schema; run: entrepot migrate")
 
     def verify_migrated(self) -> None:
         """Raises SettingsInvalid unless the schema is one that this program can use."""

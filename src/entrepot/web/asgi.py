@@ -104,6 +104,16 @@ class Request:
                 raise ClientGone(f"less than {LEAST_BYTES_PER_SECOND} bytes a second came; nothing was kept")
             yield piece
 
+    async def send_piece(self, send: Send, piece: bytes) -> None:
+        """Send part of an answer's body. Raises ClientGone when the client reads nothing for too long."""
+        try:
+            async with asyncio.timeout(self._stall_seconds):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        except TimeoutError:
+            raise ClientGone(
+                f"nothing was read for {self._stall_seconds:.0f} seconds; the answer is broken off"
+            ) from None
+
     async def body(self, limit: int, error: type[Exception] = BlobTooLarge) -> bytes:
         """The whole body; raises `error` beyond `limit` bytes, unread where the client announced its length."""
         self.verify_announced(limit, error)

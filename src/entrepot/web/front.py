@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 from prometheus_client import Counter, Histogram
 
+from entrepot.errors import ClientGone
 from entrepot.web.asgi import App, Message, Receive, Scope, Send, send_json
 
 REQUESTS = Counter("entrepot_http_requests_total", "Requests answered.", ["route", "method", "status"])
@@ -58,6 +59,9 @@ class Front:
 
         try:
             await self._find_face(scope["path"])(scope, receive, send_noting)
+        except ClientGone as error:  # only after the answer has begun; before, a face answers
+            log.info("answer_broken_off", path=scope["path"], reason=str(error))
+            raise
         except Exception:
             log.exception("request_broke", path=scope["path"], method=scope["method"])
             if scope.get("entrepot.status"):  # an answer has begun, and can only be broken off

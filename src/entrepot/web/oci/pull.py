@@ -222,5 +222,5 @@ async def _send_blob(exchange: Exchange, blob: OpenBlob, part: ByteRange, status
         pieces = await blob.read(part)
         await exchange.send(start)
         async for piece in pieces:
-            await exchange.send({"type": "http.response.body", "body": piece, "more_body": True})
+            await exchange.request.send_piece(exchange.send, piece)
     await exchange.send({"type": "http.response.body", "body": b""})
