@@ -1,6 +1,5 @@
 """Clients that send next to nothing, or never read: nobody else waits for them, and in time they are given up."""
 
-import contextlib
 import os
 import socket
 import time
@@ -50,7 +49,6 @@ def authorization(http: httpx.Client) -> str:
 def connect(entrepot: Entrepot, stack: ExitStack, lines: str) -> socket.socket:
     """A client that sent the beginning of a request."""
     connection = stack.enter_context(closing(socket.create_connection(("127.0.0.1", entrepot.port), timeout=20)))
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.sendall(lines.replace("\n", "\r\n").encode())
     return connection
 
@@ -104,10 +102,8 @@ def test_a_part_that_is_never_read_is_given_up(entrepot: Entrepot, http: httpx.C
     with ExitStack() as stack:
         connection = connect(entrepot, stack, lines)
         time.sleep(STALL_SECONDS * 3)
-        connection.settimeout(STALL_SECONDS)
         received = 0
-        with contextlib.suppress(TimeoutError):
-            while piece := connection.recv(1_000_000):
-                received += len(piece)
-    # What was on its way arrives; the rest was not waited for.
+        while piece := connection.recv(1_000_000):
+            received += len(piece)
+    # What was on its way arrives; then the connection ends, without the rest.
     assert received < len(BLOB)
