@@ -7,7 +7,7 @@ BIN := .venv/bin
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 TEST_ARGS ?=
-SOAK := tests/faults/test_kill_rounds.py tests/faults/test_garbage_race.py
+SOAK := $(addprefix tests/faults/,test_kill_rounds.py test_garbage_race.py test_fuzz.py)
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
