@@ -161,6 +161,12 @@ class Signals:
             asked_at = self._asking_since = time.monotonic()
             try:
                 found = self._database.read_now(lambda connection: _read_after(connection, self._last_id, self._gaps))
+            except DatabaseUnavailable as error:
+                # Before the question is given up: between the two, caches would stop answering.
+                was_away, self._is_away = self._is_away, True
+                if not was_away:
+                    log.warning("database_away", error=str(error), caches_answer_for_seconds=self._outage_seconds)
+                raise
             finally:
                 self._asking_since = None
             self._hear((topic, key) for _, topic, key in found)
@@ -208,10 +214,8 @@ class Signals:
                 if time.monotonic() > prune_at:
                     prune_at = time.monotonic() + _PRUNE_SECONDS
                     self._database.write_now(lambda connection: _prune(connection, self._clock() - _KEPT))
-            except DatabaseUnavailable as error:
-                if not self._is_away:
-                    log.warning("database_away", error=str(error), caches_answer_for_seconds=self._outage_seconds)
-                self._is_away = True
+            except DatabaseUnavailable:
+                continue
             except EntrepotError as error:
                 log.warning("signals_unreadable", error=str(error))
 

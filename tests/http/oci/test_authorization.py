@@ -113,7 +113,7 @@ def sign(served: Served, **changes: Any) -> str:
     "changes",
     [
         pytest.param({"exp": int(time.time()) - 60}, id="expired"),
-        pytest.param({"nbf": int(time.time()) + 600}, id="not valid yet"),
+        pytest.param({"nbf": int(time.time()) + 86400}, id="not valid yet"),
         pytest.param({"aud": "registry.example.com"}, id="for another service"),
         pytest.param({"iss": "someone"}, id="from another issuer"),
         pytest.param({"key": Ed25519PrivateKey.generate()}, id="signed with another key"),
