@@ -142,6 +142,7 @@ def open_storage(settings: Settings) -> BlobStore:
         endpoint=settings.storage.endpoint,
         public_endpoint=settings.storage.public_endpoint,
         region=settings.storage.region,
+        stall_seconds=settings.storage.stall_seconds,
     )
     return BlobStore(settings.effective_storage_url, options)
 

@@ -112,6 +112,9 @@ class Storage(_Group):
         default="", description="Its address for clients, in presigned URLs. Default: the same."
     )
     region: str = Field(default="", description="The bucket's region. Default: from the environment.")
+    stall_seconds: float = Field(
+        default=30, gt=0, description="How long the object store may send nothing before a request to it is given up."
+    )
     redirect: bool = Field(
         default=True,
         description="Whether clients fetch blobs from the object store itself, by presigned URLs; else through here.",

@@ -33,7 +33,7 @@ class StoreOptions:
     public_endpoint: str = ""
     region: str = ""
     connect_seconds: float = 5
-    idle_seconds: float = 30
+    stall_seconds: float = 30
 
 
 class Bucket:
@@ -112,12 +112,12 @@ def _open_store(url: str, options: StoreOptions, endpoint: str) -> ObjectStore:
     client: dict[str, Any] = {
         "allow_http": endpoint.startswith("http://"),
         "connect_timeout": timedelta(seconds=options.connect_seconds),
-        "read_timeout": timedelta(seconds=options.idle_seconds),
+        "read_timeout": timedelta(seconds=options.stall_seconds),
         # The whole of a large blob takes its time; what must not happen is that nothing arrives.
         "timeout": timedelta(days=1),
         "default_content_type": "application/octet-stream",
     }
-    retry: dict[str, Any] = {"max_retries": 4, "retry_timeout": timedelta(seconds=options.idle_seconds)}
+    retry: dict[str, Any] = {"max_retries": 4, "retry_timeout": timedelta(seconds=options.stall_seconds)}
     open_any: Any = from_url  # its overloads ask for the kind of store that the URL only tells at run time
     store: ObjectStore = open_any(url, config=config, client_options=client, retry_config=retry)
     return store

@@ -220,7 +220,7 @@ class TestS3:
         assert (await bucket.sign(blob, timedelta(seconds=60))).startswith("https://blobs.example.com/entrepot/")
 
     async def test_a_store_that_is_away_is_unavailable_soon(self, object_store: ObjectStore) -> None:
-        away = BlobStore(object_store.url(), StoreOptions(endpoint="http://127.0.0.1:1", idle_seconds=1))
+        away = BlobStore(object_store.url(), StoreOptions(endpoint="http://127.0.0.1:1", stall_seconds=1))
         async with asyncio.timeout(15):
             with pytest.raises(StorageUnavailable):
                 await away.verify_writable()
