@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from entrepot.storage.statements import add_up, insert_missing, upsert
-from entrepot.storage.tables import accounts, api_keys, audit, credentials, plans, usage
+from entrepot.storage.tables import accounts, api_keys, audit, credentials, events, plans, usage
 
 Row = sa.RowMapping
 
@@ -167,3 +167,8 @@ def list_audit(connection: sa.Connection, target: str | None, before_id: int | N
     if before_id is not None:
         query = query.where(audit.c.id < before_id)
     return list(connection.execute(query).mappings())
+
+
+def insert_event(connection: sa.Connection, row: dict[str, Any]) -> None:
+    """Add an event, unless it happens once and did already."""
+    insert_missing(connection, events, [row])

@@ -224,8 +224,21 @@ accounts = sa.Table(
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("expires_at", Instant, nullable=True),
     sa.Column("deleted_at", Instant, nullable=True),
+    # The platform's own words for it, each a short text.
+    sa.Column("labels", sa.JSON, nullable=False, server_default="{}"),
+    # The API key that created it, by name; NULL: the command line.
+    sa.Column("created_by", text(63), nullable=True),
     sa.CheckConstraint("status IN ('active', 'suspended', 'deleted')", name="ck_accounts_status"),
     sa.Index(None, "plan"),
+)
+
+# How far an account got: each step once, at its first time.
+account_steps = sa.Table(
+    "account_steps",
+    metadata,
+    sa.Column("account_id", sa.ForeignKey("accounts.id"), primary_key=True),
+    sa.Column("step", text(32), primary_key=True),
+    sa.Column("at", Instant, nullable=False),
 )
 
 credentials = sa.Table(
@@ -237,7 +250,12 @@ credentials = sa.Table(
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("expires_at", Instant, nullable=True),
     sa.Column("revoked_at", Instant, nullable=True),
+    # To the minute or so: it is written down in batches.
+    sa.Column("last_used_at", Instant, nullable=True),
+    # When its holder was last warned that it is about to end.
+    sa.Column("warned_at", Instant, nullable=True),
     sa.Index(None, "account_id"),
+    sa.Index(None, "expires_at"),
 )
 
 api_keys = sa.Table(
@@ -251,6 +269,29 @@ api_keys = sa.Table(
     sa.Column("plans", sa.JSON(none_as_null=True), nullable=True),
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("revoked_at", Instant, nullable=True),
+    # NULL: from anywhere.
+    sa.Column("networks", sa.JSON(none_as_null=True), nullable=True),
+    sa.Column("expires_at", Instant, nullable=True),
+    sa.Column("requests_per_minute", sa.Integer, nullable=True),
+    sa.Column("own_accounts_only", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("last_used_at", Instant, nullable=True),
+    # The secret before the last rotation, and until when it holds.
+    sa.Column("previous_hash", sa.LargeBinary(32), nullable=True),
+    sa.Column("previous_until", Instant, nullable=True),
+    sa.Index(None, "previous_hash", unique=True),
+)
+
+# What a request with an Idempotency-Key was answered, without its secret.
+idempotent_answers = sa.Table(
+    "idempotent_answers",
+    metadata,
+    sa.Column("api_key", text(63), primary_key=True),
+    sa.Column("key", text(255), primary_key=True),
+    sa.Column("fingerprint", sa.LargeBinary(32), nullable=False),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.Column("at", Instant, nullable=False),
+    sa.Index(None, "at"),
 )
 
 usage = sa.Table(
@@ -264,6 +305,81 @@ usage = sa.Table(
     sa.Column("last_pull_at", Instant, nullable=True),
 )
 
+# Pulls and bytes of an hour ('h') or a day ('d', UTC); hours are kept for a while, days for long. No tag: by digest.
+usage_periods = sa.Table(
+    "usage_periods",
+    metadata,
+    sa.Column("account_id", sa.ForeignKey("accounts.id"), primary_key=True),
+    sa.Column("period", text(1), primary_key=True),
+    sa.Column("start", Instant, primary_key=True),
+    sa.Column("repository", text(255), primary_key=True),
+    sa.Column("tag", text(128), primary_key=True),
+    sa.Column("pulls", sa.BigInteger, nullable=False),
+    sa.Column("bytes_served", sa.BigInteger, nullable=False),
+    sa.Index(None, "period", "start"),
+)
+
+# Each version (top-level digest) that an account pulled.
+usage_versions = sa.Table(
+    "usage_versions",
+    metadata,
+    sa.Column("account_id", sa.ForeignKey("accounts.id"), primary_key=True),
+    sa.Column("repository", text(255), primary_key=True),
+    sa.Column("digest", text(140), primary_key=True),
+    sa.Column("pulls", sa.BigInteger, nullable=False),
+    sa.Column("first_at", Instant, nullable=True),
+    sa.Column("last_at", Instant, nullable=True),
+)
+
+usage_clients = sa.Table(
+    "usage_clients",
+    metadata,
+    sa.Column("account_id", sa.ForeignKey("accounts.id"), primary_key=True),
+    sa.Column("client", text(32), primary_key=True),
+    sa.Column("pulls", sa.BigInteger, nullable=False),
+    sa.Column("first_at", Instant, nullable=True),
+    sa.Column("last_at", Instant, nullable=True),
+)
+
+# Truncated to /24 and /48, and kept no longer than the settings say.
+usage_networks = sa.Table(
+    "usage_networks",
+    metadata,
+    sa.Column("account_id", sa.ForeignKey("accounts.id"), primary_key=True),
+    sa.Column("network", text(43), primary_key=True),
+    sa.Column("pulls", sa.BigInteger, nullable=False),
+    sa.Column("first_at", Instant, nullable=True),
+    sa.Column("last_at", Instant, nullable=True),
+    sa.Index(None, "last_at"),
+)
+
+# What accounts were refused, each reason once a day with its count.
+refusals = sa.Table(
+    "refusals",
+    metadata,
+    sa.Column("account_id", sa.ForeignKey("accounts.id"), primary_key=True),
+    sa.Column("day", Instant, primary_key=True),
+    sa.Column("reason", text(32), primary_key=True),
+    sa.Column("repository", text(255), primary_key=True),
+    sa.Column("message", text(500), nullable=False),
+    sa.Column("times", sa.BigInteger, nullable=False),
+    sa.Column("first_at", Instant, nullable=True),
+    sa.Column("last_at", Instant, nullable=True),
+    sa.Index(None, "day"),
+)
+
+# Amounts that several processes count together: pulls of an hour, failures of a minute.
+counters = sa.Table(
+    "counters",
+    metadata,
+    sa.Column("name", text(160), primary_key=True),
+    # Of the window that is counted.
+    sa.Column("start", Instant, primary_key=True),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    sa.Column("until", Instant, nullable=False),
+    sa.Index(None, "until"),
+)
+
 audit = sa.Table(
     "audit",
     metadata,
@@ -274,7 +390,55 @@ audit = sa.Table(
     sa.Column("target", text(255), nullable=False),
     sa.Column("detail", sa.JSON, nullable=False),
     sa.Column("request_id", text(64), nullable=True),
+    # Whom the request came from.
+    sa.Column("address", text(45), nullable=True),
     sa.Index(None, "target"),
+    sa.Index(None, "at"),
+)
+
+# What happened that the platform may want to know.
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("event_id", text(40), nullable=False, unique=True),
+    sa.Column("type", text(32), nullable=False),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("account_id", sa.ForeignKey("accounts.id"), nullable=True),
+    sa.Column("data", sa.JSON, nullable=False),
+    # Makes an event happen once: a second one with the same words is none.
+    sa.Column("once", text(200), nullable=True, unique=True),
+    sa.Index(None, "account_id"),
+    sa.Index(None, "at"),
+    sqlite_autoincrement=True,
+)
+
+webhooks = sa.Table(
+    "webhooks",
+    metadata,
+    sa.Column("name", text(63), primary_key=True),
+    sa.Column("url", text(2000), nullable=False),
+    # Encrypted: unlike other secrets it must be known to sign with it.
+    sa.Column("secret", sa.LargeBinary, nullable=False),
+    # NULL: every type.
+    sa.Column("types", sa.JSON(none_as_null=True), nullable=True),
+    sa.Column("created_at", Instant, nullable=False),
+    # The last event that it was given deliveries for.
+    sa.Column("last_event_id", sa.BigInteger, nullable=False),
+    sa.Column("disabled_at", Instant, nullable=True),
+)
+
+webhook_deliveries = sa.Table(
+    "webhook_deliveries",
+    metadata,
+    sa.Column("webhook", sa.ForeignKey("webhooks.name", ondelete="CASCADE"), primary_key=True),
+    sa.Column("event_id", sa.ForeignKey("events.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    # NULL: delivered, or given up.
+    sa.Column("next_at", Instant, nullable=True),
+    sa.Column("delivered_at", Instant, nullable=True),
+    sa.Column("problem", text(200), nullable=True),
+    sa.Index(None, "next_at"),
 )
 
 # replication
