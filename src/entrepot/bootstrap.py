@@ -24,6 +24,7 @@ from entrepot.accounts.api_keys import ApiKeys
 from entrepot.accounts.audit import AuditLog
 from entrepot.accounts.authentication import Authenticator
 from entrepot.accounts.directory import Directory
+from entrepot.accounts.explanation import Explanations
 from entrepot.accounts.plans import Plans
 from entrepot.accounts.service import Accounts
 from entrepot.accounts.tokens import Tokens
@@ -65,6 +66,7 @@ class Parts:
     accounts: Accounts
     api_keys: ApiKeys
     authenticator: Authenticator
+    explanations: Explanations
     tokens: Tokens
     usage: UsageCounter
     audit: AuditLog
@@ -121,6 +123,7 @@ def build_parts(settings: Settings) -> Parts:
         accounts=Accounts(database, signals, utc_now, keys),
         api_keys=ApiKeys(database, signals, utc_now, keys),
         authenticator=Authenticator(directory, tokens, keys, utc_now),
+        explanations=Explanations(directory, utc_now),
         tokens=tokens,
         usage=UsageCounter(database),
         audit=AuditLog(database),

@@ -19,6 +19,7 @@ from entrepot.storage.database import SCHEMA
 from tests.support.programs import Entrepot, free_port, run, wait_for
 
 PLANS = "plans:\n  free:\n    grants:\n      - repositories: [smm/**]\n        actions: [pull]\n"
+REFUSED_AS_SUSPENDED = "refused: only active accounts may pull"
 RULES = """\
 sources:
   internal: {type: oci, url: "http://127.0.0.1:1"}
@@ -80,6 +81,35 @@ class TestPlans:
         message = fail(entrepot, "plan", "apply", path)
         assert message.startswith(f"entrepot: {path}, line {line}: {problem}")
         assert json.loads(entrepot.run("plan", "list", "--json")) == {"plans": {}}
+
+    def test_explain_says_step_by_step_why(self, entrepot: Entrepot, tmp_path: Path) -> None:
+        limited = PLANS + "        tags: {semver: '>=1.0 <2.0'}\n"
+        entrepot.run("plan", "apply", write(tmp_path, "plans.yaml", limited))
+        account = entrepot.issue("user-1", "free").account
+
+        def explain(reference: str) -> tuple[bool, list[str]]:
+            document = json.loads(entrepot.run("plan", "show", "--explain", account, reference, "--json"))
+            return document["allowed"], document["steps"]
+
+        is_allowed, steps = explain("smm/api:1.4.2")
+        assert is_allowed
+        assert steps == [
+            f"account {account} is active, on plan 'free'",
+            "1 of its credentials is alive",
+            "grants[0]: covers smm/**, tags versions >=1.0 <2.0",
+            "allowed: 1.4.2 is among the tags of a grant",
+        ]
+        for reference, reason in {
+            "smm/api:2.0.0": "refused: 2.0.0 is not among versions >=1.0 <2.0",
+            "other/api:1.0.0": "refused: no grant covers pull on other/api",
+            f"smm/api@sha256:{'0' * 64}": f"refused: none of them leads to sha256:{'0' * 64}",
+        }.items():
+            is_allowed, steps = explain(reference)
+            assert (is_allowed, steps[-1]) == (False, reason)
+        entrepot.run("account", "suspend", account)
+        assert explain("smm/api:1.4.2") == (False, [steps[0].replace("active", "suspended"), REFUSED_AS_SUSPENDED])
+        assert "there is no account 'ft-none'" in fail(entrepot, "plan", "show", "--explain", "ft-none", "smm/api")
+        fail(entrepot, "plan", "show", code=2)
 
     def test_unknown_plan(self, entrepot: Entrepot) -> None:
         assert "there is no plan 'none'" in fail(entrepot, "plan", "show", "none")

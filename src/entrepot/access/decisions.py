@@ -1,9 +1,9 @@
 """The decision whether this account, with this token, may do that."""
 
-from entrepot.access.plans import Plan
+from entrepot.access.plans import Plan, TagLimits
 from entrepot.access.scopes import Action, Scope
 from entrepot.errors import NameInvalid, PlanDenied, ScopeInsufficient
-from entrepot.oci.reference import RepositoryName
+from entrepot.oci.reference import RepositoryName, Tag
 
 
 def verify_allowed(plan: Plan, scopes: tuple[Scope, ...] | None, repository: RepositoryName, action: Action) -> None:
@@ -18,6 +18,21 @@ def verify_allowed(plan: Plan, scopes: tuple[Scope, ...] | None, repository: Rep
         )
     if not _covers(scopes, repository, action):
         raise ScopeInsufficient(f"this token was not issued for {action} on '{repository}'; get a new one")
+
+
+def verify_tag_allowed(plan: Plan, repository: RepositoryName, tag: Tag, action: Action) -> None:
+    """Raises PlanDenied unless the plan, which allows the action on the repository, does so for this tag."""
+    limits = plan.tag_limits(repository, action)
+    if limits is not None and not limits.allow(tag.value):
+        raise tags_denied(plan, repository, str(tag), limits)
+
+
+def tags_denied(plan: Plan, repository: RepositoryName, what: str, limits: TagLimits) -> PlanDenied:
+    """The refusal of a tag or digest that the plan's tags do not take in."""
+    return PlanDenied(
+        f"plan '{plan.name}' does not allow '{what}' of '{repository}', only these tags and what belongs to them: "
+        f"{limits}; ask your vendor for a plan that does"
+    )
 
 
 def is_allowed(plan: Plan, scopes: tuple[Scope, ...] | None, repository: RepositoryName, action: Action) -> bool:

@@ -1,5 +1,7 @@
 """Plans: what a tier of customers may do."""
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,18 +10,18 @@ from typing import Any, Self
 
 from entrepot.access.globs import Glob
 from entrepot.access.scopes import Action
-from entrepot.errors import GlobInvalid, PlanInvalid
+from entrepot.access.tags import FIELDS, TagRules, parse_globs
+from entrepot.errors import PlanInvalid
 from entrepot.oci.reference import RepositoryName
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _MAX_NAME = 63
 _MAX_GRANTS = 100
-_MAX_GLOBS = 1000
 _LIFETIME = re.compile(r"([1-9]\d{0,9})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _MAX_LIFETIME = timedelta(days=3660)
 # Fields that the format has, but this version does not act on: to pass over them would grant more than was written.
-_NOT_YET = frozenset({"tags", "limits"})
+_NOT_YET = frozenset({"limits"})
 # Answers that a plan remembers; more repositories than that are decided anew.
 _MEMORY = 4096
 
@@ -35,17 +37,43 @@ def parse_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Actions on the repositories that any of the globs matches."""
+    """Actions on the repositories that any of the globs matches; with `tags`, only on what those tags lead to."""
 
     repositories: tuple[Glob, ...]
     actions: frozenset[Action]
+    tags: TagRules | None = None
+
+    def covers(self, repository: RepositoryName, action: Action) -> bool:
+        """Whether it speaks of the action on the repository, whatever the tag."""
+        return action in self.actions and any(glob.matches(repository.value) for glob in self.repositories)
 
     def to_document(self) -> dict[str, Any]:
         """As in plans.yaml."""
-        return {
+        document: dict[str, Any] = {
             "repositories": [glob.text for glob in self.repositories],
             "actions": [action.value for action in Action if action in self.actions],
         }
+        if self.tags is not None:
+            document["tags"] = self.tags.to_document()
+        return document
+
+
+@dataclass(frozen=True, slots=True)
+class TagLimits:
+    """What a plan allows within a repository: the tags that any of `rules` selects, and what they lead to.
+
+    `name` tells these limits from those of other plans.
+    """
+
+    name: str
+    rules: tuple[TagRules, ...]
+
+    def allow(self, tag: str) -> bool:
+        """Whether the tag is among them."""
+        return any(rules.selects(tag) for rules in self.rules)
+
+    def __str__(self) -> str:
+        return "; or ".join(map(str, self.rules))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +84,7 @@ class Plan:
     grants: tuple[Grant, ...]
     credential_lifetime: timedelta | None = None
     _memory: dict[tuple[str, Action], bool] = field(default_factory=dict, repr=False, compare=False)
+    _tag_memory: dict[tuple[str, Action], TagLimits | None] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def parse(cls, name: str, document: object) -> Self:
@@ -72,13 +101,25 @@ class Plan:
         key = (repository.value, action)
         answer = self._memory.get(key)
         if answer is None:
-            answer = any(
-                action in grant.actions and any(glob.matches(repository.value) for glob in grant.repositories)
-                for grant in self.grants
-            )
+            answer = any(grant.covers(repository, action) for grant in self.grants)
             if len(self._memory) < _MEMORY:
                 self._memory[key] = answer
         return answer
+
+    def tag_limits(self, repository: RepositoryName, action: Action) -> TagLimits | None:
+        """To which tags the action is limited in a repository that the plan allows it on, None when to none.
+
+        Grants add up: one without tags lets everything pass.
+        """
+        key = (repository.value, action)
+        if key in self._tag_memory:
+            return self._tag_memory[key]
+        rules = [grant.tags for grant in self.grants if grant.covers(repository, action)]
+        limited = tuple(one for one in rules if one is not None)
+        limits = TagLimits(f"{self.name} {_digest_of(limited)}", limited) if len(limited) == len(rules) else None
+        if len(self._tag_memory) < _MEMORY:
+            self._tag_memory[key] = limits
+        return limits
 
     def prefixes(self, action: Action) -> frozenset[str]:
         """What the name of every repository that the plan allows the action on begins with: one of these."""
@@ -101,26 +142,21 @@ def parse_plans(document: object) -> tuple[Plan, ...]:
 
 
 def _parse_grant(document: object, where: str) -> Grant:
-    fields = _fields(document, where, {"repositories", "actions"})
-    globs = [
-        _parse_glob(glob, f"{where}.repositories[{number}]")
-        for number, glob in enumerate(_list(fields.get("repositories"), f"{where}.repositories", _MAX_GLOBS))
-    ]
+    fields = _fields(document, where, {"repositories", "actions", "tags"})
+    globs = parse_globs(fields.get("repositories"), f"{where}.repositories", PlanInvalid)
     actions = set()
     for number, action in enumerate(_list(fields.get("actions"), f"{where}.actions", len(Action))):
         if action not in list(Action):
             raise PlanInvalid(f"{where}.actions[{number}]: {action!r} is not one of {', '.join(Action)}")
         actions.add(Action(action))
-    return Grant(tuple(globs), frozenset(actions))
+    tags = None
+    if fields.get("tags") is not None:
+        tags = TagRules.parse(_fields(fields["tags"], f"{where}.tags", set(FIELDS)), f"{where}.tags", PlanInvalid)
+    return Grant(globs, frozenset(actions), tags)
 
 
-def _parse_glob(glob: object, where: str) -> Glob:
-    if not isinstance(glob, str):
-        raise PlanInvalid(f"{where}: must be a glob such as smm/**")
-    try:
-        return Glob.parse(glob)
-    except GlobInvalid as error:
-        raise PlanInvalid(f"{where}: {error}") from error
+def _digest_of(rules: tuple[TagRules, ...]) -> str:
+    return hashlib.sha256(json.dumps([one.to_document() for one in rules]).encode()).hexdigest()
 
 
 def _parse_lifetime(value: object, where: str) -> timedelta | None:

@@ -56,6 +56,7 @@ class CommandParts:
         self.accounts = parts.accounts
         self.api_keys = parts.api_keys
         self.usage = parts.usage
+        self.explanations = parts.explanations
         self.registry = parts.registry
         self.replications = parts.replications
         self.garbage = parts.garbage

@@ -54,11 +54,24 @@ def list_plans(context: typer.Context, json: Json = False) -> None:
         )
 
 
-@app.command(epilog="Example: entrepot plan show free")
-def show(context: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME")], json: Json = False) -> None:
-    """Show one plan, as it would stand in plans.yaml."""
+@app.command(epilog="Example: entrepot plan show --explain ft-k3v5... smm/api:1.4.2")
+def show(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The plan to show.")] = None,
+    explain: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="ACCOUNT REF", help="Say instead why the account may pull REF, or may not."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show one plan, as it would stand in plans.yaml; or say what a pull would be judged by."""
     import yaml
 
+    if explain is not None:
+        _explain(context, *explain, json=json)
+        return
+    if name is None:
+        raise typer.BadParameter("name a plan, or give --explain ACCOUNT REF")
     with open_parts(context) as parts:
         plan = parts.run(parts.plans.get(name))
     document = {"plans": {plan.name: plan.to_document()}}
@@ -66,3 +79,22 @@ def show(context: typer.Context, name: Annotated[str, typer.Argument(metavar="NA
         print_json(document)
     else:
         print(yaml.safe_dump(document, sort_keys=False), end="")
+
+
+def _explain(context: typer.Context, account: str, text: str, *, json: bool) -> None:
+    from entrepot.access.scopes import Action
+    from entrepot.oci.reference import parse_image
+
+    with open_parts(context) as parts:
+        name, reference = parse_image(text)
+        explanation, plan = parts.run(parts.explanations.explain(account, name, reference))
+        steps, is_allowed = list(explanation.steps), explanation.is_allowed
+        limits = plan.tag_limits(name, Action.PULL)
+        if explanation.depends_on is not None and limits is not None:
+            is_allowed = parts.run(parts.registry.reach.is_reached(name, explanation.depends_on, limits))
+            verdict = "allowed: one of them leads" if is_allowed else "refused: none of them leads"
+            steps.append(f"{verdict} to {explanation.depends_on}")
+    if json:
+        print_json({"allowed": is_allowed, "steps": steps})
+    else:
+        print("\n".join(steps))

@@ -12,6 +12,9 @@ from entrepot.errors import NameInvalid, TagInvalid
 from entrepot.oci.digest import Digest
 
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
+_SUBJECT = re.compile(
+    r"(sha256(?=-[0-9a-f]{64}(?![0-9a-f]))|sha512(?=-[0-9a-f]{128}(?![0-9a-f])))-([0-9a-f]+)(?:\.[a-z]+)?"
+)
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 # "Many clients impose a limit of 255 characters on the length of the concatenation of the registry hostname,
 # /, and <name>": the name alone may use all of it.
@@ -59,8 +62,28 @@ class Tag:
         return self.value
 
 
+def subject_of(tag: Tag) -> Digest | None:
+    """What a tag speaks of by which clients look for what belongs to a digest, None for any other tag.
+
+    Such are cosign's `sha256-<hex>.sig`, `.att` and `.sbom`, and the fallback of distribution-spec 1.1 ("Referrers Tag
+    Schema").
+    """
+    match = _SUBJECT.fullmatch(tag.value)
+    return None if match is None else Digest.parse(f"{match[1]}:{match[2]}")
+
+
 Reference = Tag | Digest
 """What may stand where a manifest is named: a tag, or a digest."""
+
+
+def parse_image(text: str) -> tuple[RepositoryName, Reference]:
+    """Repository and reference of `smm/api:1.4.2` or `smm/api@sha256:...`; without either, the tag is `latest`.
+
+    A registry's host does not belong in it. Raises NameInvalid, TagInvalid or DigestInvalid.
+    """
+    name, at, digest = text.partition("@")
+    name, _, tag = name.partition(":")
+    return RepositoryName.parse(name), parse_reference(digest) if at else Tag.parse(tag or "latest")
 
 
 def parse_reference(text: str) -> Reference:

@@ -245,6 +245,35 @@ def list_manifests_with(connection: sa.Connection, repository_id: int, digest: D
     return list(connection.scalars(query))
 
 
+def list_users(connection: sa.Connection, repository_id: int, digests: Collection[str]) -> set[str]:
+    """One step up from manifests and blobs: the manifests and indexes that name any of them, and their subjects."""
+    found: set[str] = set()
+    for batch in _batches(digests):
+        questions = (
+            sa.select(manifest_blobs.c.manifest).where(
+                manifest_blobs.c.repository_id == repository_id, manifest_blobs.c.blob.in_(batch)
+            ),
+            sa.select(manifest_children.c.manifest).where(
+                manifest_children.c.repository_id == repository_id, manifest_children.c.child.in_(batch)
+            ),
+            sa.select(manifests.c.subject).where(
+                manifests.c.repository_id == repository_id,
+                manifests.c.digest.in_(batch),
+                manifests.c.subject.is_not(None),
+            ),
+        )
+        for question in questions:
+            found.update(connection.scalars(question))
+    return found
+
+
+def list_tags_naming(connection: sa.Connection, repository_id: int, digests: Collection[str]) -> Iterator[str]:
+    """The tags that name any of these manifests."""
+    for batch in _batches(digests):
+        query = sa.select(tags.c.name).where(tags.c.repository_id == repository_id, tags.c.digest.in_(batch))
+        yield from connection.scalars(query)
+
+
 def grow_repository(connection: sa.Connection, repository_id: int, size: int, limit: int | None) -> bool:
     """Add `size` bytes to what a repository takes; False when that would be more than `limit`."""
     statement = repositories.update().where(repositories.c.id == repository_id)
@@ -480,7 +509,7 @@ def delete_upload(connection: sa.Connection, upload_id: str) -> bool:
     return connection.execute(uploads.delete().where(uploads.c.id == upload_id)).rowcount > 0
 
 
-def _batches(values: Iterable[Digest | Tag]) -> Iterator[list[str]]:
+def _batches(values: Iterable[Digest | Tag | str]) -> Iterator[list[str]]:
     names = [str(value) for value in values]
     for start in range(0, len(names), _BATCH):
         yield names[start : start + _BATCH]

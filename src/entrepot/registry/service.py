@@ -34,6 +34,7 @@ from entrepot.oci.manifest import Descriptor, Manifest, read_annotations
 from entrepot.oci.reference import Reference, RepositoryName, Tag
 from entrepot.registry import records
 from entrepot.registry.policies import Policies
+from entrepot.registry.reach import Reach
 from entrepot.registry.records import BlobRow
 from entrepot.storage.blobs import BlobStore, OpenBlob, Staged
 from entrepot.storage.cache import Cache
@@ -123,6 +124,7 @@ class Registry:
         self._policies = policies or Policies()
         self._manifests: Cache[str, StoredManifest] = Cache(MANIFEST_CACHE_BYTES, signals.is_current)
         self._held_blobs: Cache[str, BlobRow] = Cache(BLOB_CACHE_ENTRIES, signals.is_current)
+        self.reach = Reach(database, signals)
         signals.listen("manifest", self._manifests.forget)
         signals.listen("blob", self._held_blobs.forget)
 
@@ -315,9 +317,9 @@ class Registry:
                     _verify_there("manifest", name, child, children)
             if records.insert_manifest(connection, repository_id, manifest, held | children, now):
                 self._grow(connection, name, repository_id, manifest.size)
-            # An index makes its children no longer top level.
-            for child in manifest.children:
-                publish(connection, "manifest", _key(name, child.digest), now)
+            # What belongs to it may be reached now, and an index makes its children no longer top level.
+            for changed in (manifest.digest, *(child.digest for child in manifest.children)):
+                publish(connection, "manifest", _key(name, changed), now)
             for tag in tags:
                 self._put_tag(connection, name, repository_id, tag, manifest.digest, condition)
 
@@ -426,11 +428,16 @@ class Registry:
         page = _head(entries, lambda entry: len(json.dumps(entry.annotations)), _REFERRERS_BYTES)
         return Referrers(page, is_last=len(page) == len(rows))
 
-    async def list_tags(self, name: RepositoryName, after: str, limit: int) -> Page:
-        """Up to `limit` tags after `after`, in lexical order. Raises NameUnknown."""
+    async def list_tags(
+        self, name: RepositoryName, after: str, limit: int, is_visible: Callable[[str], bool] = lambda _tag: True
+    ) -> Page:
+        """Up to `limit` tags that are `is_visible`, after `after`, in lexical order. Raises NameUnknown."""
 
         def work(connection: sa.Connection) -> list[str]:
-            return records.list_tags(connection, _get_repository(connection, name), after, limit + 1)
+            repository_id = _get_repository(connection, name)
+            return _list_visible(
+                lambda last, batch: records.list_tags(connection, repository_id, last, batch), after, limit, is_visible
+            )
 
         names = await self._database.read(work)
         return Page(names[:limit], is_last=len(names) <= limit)
@@ -446,15 +453,13 @@ class Registry:
         def work(connection: sa.Connection) -> list[str]:
             visible: list[str] = []
             for prefix in _least_prefixes(prefixes):
-                last = after
-                # More at a time the fewer of them turn out to be visible.
-                batch = limit + 1
-                while len(visible) <= limit:
-                    names = records.list_repositories(connection, last, prefix, batch)
-                    visible += [name for name in names if is_visible(RepositoryName(name))]
-                    if len(names) < batch:
-                        break
-                    last, batch = names[-1], min(batch * 2, MAX_PAGE)
+                if len(visible) <= limit:
+                    visible += _list_visible(
+                        lambda last, batch, prefix=prefix: records.list_repositories(connection, last, prefix, batch),  # type: ignore[misc]
+                        after,
+                        limit - len(visible),
+                        lambda name: is_visible(RepositoryName(name)),
+                    )
             return visible
 
         names = await self._database.read(work)
@@ -500,6 +505,22 @@ class Registry:
         for tag in tags:
             if self._policies.is_immutable(name, tag):
                 raise TagImmutable(f"tag {tag} of {name} is immutable and cannot be deleted")
+
+
+def _list_visible(
+    read: Callable[[str, int], list[str]], after: str, limit: int, is_visible: Callable[[str], bool]
+) -> list[str]:
+    """More than `limit` visible names after `after`, or all there are; `read` answers so many names after another."""
+    visible: list[str] = []
+    # More at a time the fewer of them turn out to be visible.
+    last, batch = after, limit + 1
+    while len(visible) <= limit:
+        names = read(last, batch)
+        visible += filter(is_visible, names)
+        if len(names) < batch:
+            break
+        last, batch = names[-1], max(batch, min(batch * 2, MAX_PAGE))
+    return visible
 
 
 def _get_repository(connection: sa.Connection, name: RepositoryName) -> int:

@@ -5,26 +5,27 @@ Pure: passwords are named here by their file or environment variable, and read o
 
 import re
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Self
 
 from yarl import URL
 
 from entrepot.access.globs import Glob
-from entrepot.errors import GlobInvalid, NameInvalid, RuleInvalid
-from entrepot.oci.reference import RepositoryName, Tag
+from entrepot.access.tags import FIELDS, TagRules, parse_globs
+from entrepot.errors import NameInvalid, RuleInvalid
+from entrepot.oci.reference import RepositoryName
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _MAX_NAME = 63
 _MAX_RULES = 1000
-_MAX_GLOBS = 1000
 _MAX_TEXT = 1024
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 _SETTINGS_PREFIX = "ENTREPOT_"
 _REPOSITORY = "{repository}"
 # Part of the format, but not acted on by this version: to pass over them would copy other things than was written.
 _NOT_YET_OF_RULES = frozenset({"schedule", "trust", "platforms", "media_types", "deletions", "referrers"})
-_NOT_YET_OF_TAGS = frozenset({"semver", "newest", "regex", "since"})
+_NOT_YET_OF_TAGS = frozenset({"newest", "regex", "since"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,34 +84,13 @@ class SourceSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class TagFilter:
-    """Tags that some `include` matches and no `exclude` does."""
-
-    include: tuple[Glob, ...]
-    exclude: tuple[Glob, ...] = ()
-
-    def selects(self, tag: Tag) -> bool:
-        """Whether the tag is to be copied."""
-        return any(glob.matches(tag.value) for glob in self.include) and not any(
-            glob.matches(tag.value) for glob in self.exclude
-        )
-
-    def to_document(self) -> dict[str, Any]:
-        """As in replication.yaml."""
-        document = {"include": [glob.text for glob in self.include]}
-        if self.exclude:
-            document["exclude"] = [glob.text for glob in self.exclude]
-        return document
-
-
-@dataclass(frozen=True, slots=True)
 class Rule:
     """What to copy from a source, and under which names."""
 
     name: str
     source: str
     repositories: tuple[Glob, ...]
-    tags: TagFilter
+    tags: TagRules
     target: str = _REPOSITORY
 
     @classmethod
@@ -229,36 +209,18 @@ def _parse_variable(value: object, where: str) -> str | None:
     return text
 
 
-def _parse_tags(value: object, where: str) -> TagFilter:
+def _parse_tags(value: object, where: str) -> TagRules:
     if value is None:
         raise RuleInvalid(f'{where}: say which tags to copy; all of them are {{include: ["*"]}}')
     fields = _mapping(value, where, not_yet=_NOT_YET_OF_TAGS)
-    _verify_known(fields, where, {"include", "exclude"})
-    exclude = fields.get("exclude")
-    return TagFilter(
-        include=_parse_globs(fields.get("include"), f"{where}.include"),
-        exclude=() if exclude is None else _parse_globs(exclude, f"{where}.exclude"),
-    )
-
-
-def _parse_globs(value: object, where: str) -> tuple[Glob, ...]:
-    if not isinstance(value, list) or not value:
-        raise RuleInvalid(f"{where}: must be a list of globs")
-    if len(value) > _MAX_GLOBS:
-        raise RuleInvalid(f"{where}: has {len(value)} entries, at most {_MAX_GLOBS} are allowed")
-    globs = []
-    for number, text in enumerate(value):
-        if not isinstance(text, str):
-            raise RuleInvalid(f"{where}[{number}]: must be text; put it in quotes")
-        try:
-            globs.append(Glob.parse(text))
-        except GlobInvalid as error:
-            raise RuleInvalid(f"{where}[{number}]: {error}") from error
-    return tuple(globs)
+    _verify_known(fields, where, FIELDS)
+    if not fields:
+        raise RuleInvalid(f'{where}: say which tags to copy; all of them are {{include: ["*"]}}')
+    return TagRules.parse(fields, where, RuleInvalid)
 
 
 def _parse_repositories(value: object, where: str) -> tuple[Glob, ...]:
-    globs = _parse_globs(value, where)
+    globs = parse_globs(value, where, RuleInvalid)
     for number, glob in enumerate(globs):
         try:
             RepositoryName.parse(glob.literal or "x")
@@ -291,7 +253,7 @@ def _mapping(value: object, where: str, *, not_yet: frozenset[str] = frozenset()
     return value
 
 
-def _verify_known(fields: Mapping[str, Any], where: str, known: set[str]) -> None:
+def _verify_known(fields: Mapping[str, Any], where: str, known: AbstractSet[str]) -> None:
     for name in fields:
         if name not in known:
             place = name if where == "the file" else f"{where}.{name}"

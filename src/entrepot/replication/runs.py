@@ -373,7 +373,7 @@ async def _find_repositories(source: Source, rule: Rule) -> list[RepositoryName]
 
 async def _read_tags(source: Source, rule: Rule, repository: RepositoryName) -> dict[Tag, Digest]:
     """What every tag that the rule means names at the source."""
-    tags = [tag async for tag in source.list_tags(repository) if rule.tags.selects(tag)]
+    tags = [tag async for tag in source.list_tags(repository) if rule.tags.selects(tag.value)]
     found: dict[Tag, Digest] = {}
 
     async def read(tag: Tag) -> None:

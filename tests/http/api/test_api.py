@@ -361,7 +361,7 @@ class TestPlans:
             {"grants": []},
             {"grants": [{"repositories": ["a"], "actions": ["fly"]}]},
             {"grants": [{"repositories": ["a b"], "actions": ["pull"]}]},
-            {"grants": [{"repositories": ["a"], "actions": ["pull"], "tags": {"include": ["*"]}}]},
+            {"grants": [{"repositories": ["a"], "actions": ["pull"], "tags": {"newest": 3}}]},
             {"grants": [{"repositories": ["a"], "actions": ["pull"]}], "limits": {}},
         ],
     )

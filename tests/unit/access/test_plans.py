@@ -28,7 +28,14 @@ FREE = Plan.parse("free", {"grants": [GRANT, {"repositories": ["dev/*"], "action
         pytest.param({"grants": [GRANT | {"actions": ["read"]}]}, "plans.free.grants[0].actions[0]: 'read'", id="read"),
         pytest.param({"grants": [GRANT | {"repositories": [5]}]}, "plans.free.grants[0].repositories[0]", id="number"),
         pytest.param({"grants": [GRANT | {"repositories": ["A b"]}]}, "plans.free.grants[0].repos", id="glob"),
-        pytest.param({"grants": [GRANT | {"tags": {}}]}, "plans.free.grants[0].tags: not supported", id="tags"),
+        pytest.param({"grants": [GRANT | {"tags": ["*"]}]}, "plans.free.grants[0].tags: must be", id="tags-list"),
+        pytest.param({"grants": [GRANT | {"tags": {"newest": 1}}]}, "plans.free.grants[0].tags.newest: not", id="new"),
+        pytest.param({"grants": [GRANT | {"tags": {"semver": "!"}}]}, "plans.free.grants[0].tags.semver: ", id="range"),
+        pytest.param({"grants": [GRANT | {"tags": {"semver": 1.0}}]}, "plans.free.grants[0].tags.semver: ", id="float"),
+        pytest.param({"grants": [GRANT | {"tags": {"include": []}}]}, "plans.free.grants[0].tags.include: ", id="none"),
+        pytest.param(
+            {"grants": [GRANT | {"tags": {"exclude": ["a b"]}}]}, "plans.free.grants[0].tags.exclude[0]", id="tag-glob"
+        ),
         pytest.param({"grants": [GRANT], "limits": {}}, "plans.free.limits: not supported", id="limits"),
         pytest.param({"grants": [GRANT], "grant": 1}, "plans.free.grant: not a field here; known are", id="typo"),
         pytest.param({"grants": [GRANT], "credential_lifetime": "soon"}, "plans.free.credential_lifetime", id="soon"),
@@ -128,3 +135,28 @@ def test_the_credential_itself_needs_no_scope() -> None:
 )
 def test_a_token_gets_what_the_plan_allows_of_what_was_asked(asked: str, granted: list[str]) -> None:
     assert [str(scope) for scope in grant_scopes(FREE, parse_scopes([asked]))] == granted
+
+
+@pytest.mark.parametrize(
+    ("tags", "allowed", "denied"),
+    [
+        pytest.param({}, ["1.0.0", "latest", "x"], [], id="all"),
+        pytest.param({"semver": ">=1.0 <2.0"}, ["1.0", "v1.9.9"], ["2.0.0", "latest", "1.2.0-rc.1"], id="range"),
+        pytest.param({"include": ["v*", "latest"]}, ["v1", "latest"], ["1", "dev"], id="globs"),
+        pytest.param({"exclude": ["*-rc*"], "semver": "1.x"}, ["1.0.0"], ["1.0.0-rc1", "1.0-rc"], id="excluded"),
+    ],
+)
+def test_tags_limit_a_grant(tags: dict[str, Any], allowed: list[str], denied: list[str]) -> None:
+    plan = Plan.parse("free", {"grants": [GRANT | {"tags": tags}]})
+    assert Plan.parse("free", plan.to_document()) == plan
+    limits = plan.tag_limits(API, Action.PULL)
+    assert limits is not None
+    assert [limits.allow(tag) for tag in allowed + denied] == [True] * len(allowed) + [False] * len(denied)
+
+
+def test_grants_add_up_and_one_without_tags_lets_all_pass() -> None:
+    limited = GRANT | {"tags": {"include": ["v1"]}}
+    both = Plan.parse("free", {"grants": [limited, GRANT | {"tags": {"include": ["v2"]}}]}).tag_limits(API, Action.PULL)
+    assert both is not None
+    assert (both.allow("v1"), both.allow("v2"), both.allow("v3")) == (True, True, False)
+    assert Plan.parse("free", {"grants": [limited, GRANT]}).tag_limits(API, Action.PULL) is None

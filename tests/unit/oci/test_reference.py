@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from entrepot.errors import DigestInvalid, NameInvalid, TagInvalid
 from entrepot.oci.digest import Digest
-from entrepot.oci.reference import RepositoryName, Tag, parse_reference
+from entrepot.oci.reference import RepositoryName, Tag, parse_reference, subject_of
 
 # distribution-spec 1.1, "Pulling manifests", to the letter.
 NAME = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*"
@@ -72,3 +72,21 @@ def test_colon_tells_digest_from_tag() -> None:
 def test_long_or_strange_names_never_fail_in_another_way(text: str) -> None:
     with contextlib.suppress(NameInvalid):
         assert str(RepositoryName.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("tag", "subject"),
+    [
+        ("sha256-" + "a" * 64, "sha256:" + "a" * 64),
+        ("sha256-" + "a" * 64 + ".sig", "sha256:" + "a" * 64),
+        ("sha256-" + "a" * 65, None),
+        ("sha256-" + "a" * 63 + ".sig", None),
+        ("sha512-" + "a" * 64, None),
+        ("sha256-" + "A" * 64, None),
+        ("sha256-" + "a" * 64 + ".sig1", None),
+        ("v1", None),
+    ],
+)
+def test_some_tags_speak_of_a_digest(tag: str, subject: str | None) -> None:
+    found = subject_of(Tag.parse(tag))
+    assert (None if found is None else str(found)) == subject

@@ -19,7 +19,10 @@ _ENTRY_BYTES = 1024
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """An answer that was given: to whom, for what, and whether it counts as a pull."""
+    """An answer that was given: to whom, for what, and whether it counts as a pull.
+
+    `generation` is the repository's for which the plan's tags lead to it, None where none need to.
+    """
 
     principal: Principal
     name: RepositoryName
@@ -27,6 +30,7 @@ class Remembered:
     stored: StoredManifest
     headers: Headers
     is_pull: bool
+    generation: int | None
 
 
 class Memory:
@@ -51,6 +55,7 @@ class Memory:
             known is not None
             and self._authenticator.is_still(known.principal)
             and self._registry.is_still(known.name, known.reference, known.stored)
+            and (known.generation is None or known.generation == self._registry.reach.generation(known.name))
         ):
             return known
         return None

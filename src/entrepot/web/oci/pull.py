@@ -4,26 +4,23 @@ Spec: distribution-spec 1.1, "Pull" and "Content Discovery".
 """
 
 import json
-import re
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from entrepot.access.decisions import tags_denied
 from entrepot.access.scopes import Action
 from entrepot.accounts.usage import UsageCounter
 from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
 from entrepot.oci.ranges import ByteRange
-from entrepot.oci.reference import Reference, RepositoryName, Tag, parse_reference
+from entrepot.oci.reference import Reference, RepositoryName, Tag, parse_reference, subject_of
 from entrepot.registry.service import MAX_PAGE, Referrer, Registry, StoredManifest
 from entrepot.storage.blobs import OpenBlob
 from entrepot.web.asgi import Headers, Networks, Send, client_address, is_within, send_bytes
 from entrepot.web.oci.exchange import API_VERSION, Exchange, matches_etag, next_page, read_page
 from entrepot.web.oci.memory import Memory, Remembered
 
-# Where clients look for what speaks of a digest: cosign's tags, and the fallback of distribution-spec 1.1 ("Referrers
-# Tag Schema"). Fetching them is not a pull of the artifact.
-_REFERRER_TAG = re.compile(r"sha(?:256-[0-9a-f]{64}|512-[0-9a-f]{128})(?:\.[a-z]+)?")
 # What a digest names never changes (RFC 8246), but it is for whoever has shown who they are, not for shared caches. A
 # tag may move, so a cached answer must be asked about.
 _IMMUTABLE = (b"cache-control", b"private, max-age=31536000, immutable")
@@ -51,6 +48,7 @@ class Pull:
     async def manifest(self, exchange: Exchange) -> None:
         """GET or HEAD `/v2/<name>/manifests/<reference>`."""
         reference = parse_reference(exchange.item)
+        generation = await self._verify_reached(exchange, reference)
         stored = await self._registry.pull_manifest(exchange.name, reference)
         if exchange.is_head and exchange.may(exchange.name, Action.PUSH):
             # A publisher asks in order to leave out what is here.
@@ -72,9 +70,25 @@ class Pull:
             return
         headers.append((b"content-length", b"%d" % len(stored.content)))
         is_pull = _is_pull(reference, stored)
-        answer = Remembered(exchange.principal, exchange.name, reference, stored, headers, is_pull)
+        answer = Remembered(exchange.principal, exchange.name, reference, stored, headers, is_pull, generation)
         await self.answer(answer, exchange.send)
         self._memory.keep(answer, exchange.request.scope)
+
+    async def _verify_reached(self, exchange: Exchange, reference: Reference) -> int | None:
+        """Raises PlanDenied unless the plan allows to pull this tag, or a tag that leads to this digest.
+
+        Answers the repository's generation for which that holds, None where it always does.
+        """
+        name, plan = exchange.name, exchange.principal.plan
+        limits = plan.tag_limits(name, Action.PULL)
+        if limits is None or (isinstance(reference, Tag) and limits.allow(reference.value)):
+            return None
+        # What is signed and what signs it go together.
+        digest = subject_of(reference) if isinstance(reference, Tag) else reference
+        generation = self._registry.reach.generation(name)
+        if digest is None or not await self._registry.reach.is_reached(name, digest, limits):
+            raise tags_denied(plan, name, str(reference), limits)
+        return generation
 
     async def answer(self, answer: Remembered, send: Send) -> None:
         """Send a manifest, and count it."""
@@ -87,6 +101,7 @@ class Pull:
     async def blob(self, exchange: Exchange) -> None:
         """GET or HEAD `/v2/<name>/blobs/<digest>`, whole or one range of it."""
         digest = Digest.parse(exchange.item)
+        await self._verify_reached(exchange, digest)
         if exchange.is_head and exchange.may(exchange.name, Action.PUSH):
             await self._registry.verify_held_blob(exchange.name, digest)
         blob = await self._registry.open_blob(exchange.name, digest)
@@ -135,13 +150,18 @@ class Pull:
     async def tags(self, exchange: Exchange) -> None:
         """GET `/v2/<name>/tags/list`."""
         after, count = read_page(exchange.request, MAX_PAGE)
-        page = await self._registry.list_tags(exchange.name, after, count)
+        limits = exchange.principal.plan.tag_limits(exchange.name, Action.PULL)
+        if limits is None:
+            page = await self._registry.list_tags(exchange.name, after, count)
+        else:
+            page = await self._registry.list_tags(exchange.name, after, count, limits.allow)
         path = f"/v2/{exchange.name}/tags/list"
         await exchange.answer_page("tags", page.names, path, is_last=page.is_last, extra={"name": str(exchange.name)})
 
     async def referrers(self, exchange: Exchange) -> None:
         """GET `/v2/<name>/referrers/<digest>`, filtered by `artifactType`. Spec: "Listing Referrers"."""
         subject = Digest.parse(exchange.item)
+        await self._verify_reached(exchange, subject)
         artifact_type = exchange.request.parameter("artifactType") or None
         after = exchange.request.parameter("last") or ""
         found = await self._registry.list_referrers(exchange.name, subject, artifact_type, after)
@@ -177,8 +197,11 @@ class Pull:
 
 
 def _is_pull(reference: Reference, stored: StoredManifest) -> bool:
-    """A pull is one manifest GET that names a tag or a top-level digest; the rest is only bytes."""
-    return stored.is_top_level and not (isinstance(reference, Tag) and _REFERRER_TAG.fullmatch(reference.value))
+    """A pull is one manifest GET that names a tag or a top-level digest; the rest is only bytes.
+
+    Fetching what speaks of a digest, by the tags that clients look for, is not a pull of the artifact.
+    """
+    return stored.is_top_level and not (isinstance(reference, Tag) and subject_of(reference) is not None)
 
 
 def _describe(entry: Referrer) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Spec: distribution-spec 1.1, "Push" and "Content Management".
 
 from urllib.parse import urlencode
 
-from entrepot.access.decisions import verify_allowed
+from entrepot.access.decisions import tags_denied, verify_allowed, verify_tag_allowed
 from entrepot.access.scopes import Action
 from entrepot.errors import ManifestTooLarge, NameInvalid, RequestInvalid
 from entrepot.oci.digest import CANONICAL, Digest, verify_algorithm
@@ -57,9 +57,13 @@ class Push:
             # The token may be for the target alone; with this challenge clients get one for both.
             exchange.widen_challenge(name, Action.PULL)
             verify_allowed(plan, exchange.principal.scopes, name, Action.PULL)
+            limits = plan.tag_limits(name, Action.PULL)
+            if limits is not None and not await self._registry.reach.is_reached(name, digest, limits):
+                return False
 
         def may_read(candidate: RepositoryName) -> bool:
-            return plan.allows(candidate, Action.PULL)
+            is_limited = candidate != name and plan.tag_limits(candidate, Action.PULL) is not None
+            return plan.allows(candidate, Action.PULL) and not is_limited
 
         return await self._registry.mount_blob(exchange.name, digest, may_read, source=name)
 
@@ -108,6 +112,8 @@ class Push:
         tags += [Tag.parse(value) for key, value in query if key == "tag"]
         if len(tags) > _MAX_TAGS:
             raise RequestInvalid(f"{len(tags)} tags at once; at most {_MAX_TAGS} are accepted")
+        for tag in tags:
+            verify_tag_allowed(exchange.principal.plan, exchange.name, tag, Action.PUSH)
         content = await exchange.request.body(MAX_MANIFEST_BYTES, ManifestTooLarge)
         algorithm = CANONICAL if digest is None else digest.algorithm
         manifest = Manifest.parse(content, exchange.request.header(b"content-type"), algorithm)
@@ -123,8 +129,16 @@ class Push:
 
     async def delete_manifest(self, exchange: Exchange) -> None:
         """DELETE `/v2/<name>/manifests/<reference>`."""
+        reference = parse_reference(exchange.item)
+        plan = exchange.principal.plan
+        limits = plan.tag_limits(exchange.name, Action.DELETE)
+        if isinstance(reference, Tag):
+            verify_tag_allowed(plan, exchange.name, reference, Action.DELETE)
+        elif limits is not None:
+            # It would take other tags with it.
+            raise tags_denied(plan, exchange.name, str(reference), limits)
         condition = read_condition(exchange.request)
-        await self._registry.delete_manifest(exchange.name, parse_reference(exchange.item), condition=condition)
+        await self._registry.delete_manifest(exchange.name, reference, condition=condition)
         await exchange.answer(202, [])
 
     async def delete_blob(self, exchange: Exchange) -> None:
