@@ -126,7 +126,7 @@ def build_parts(settings: Settings) -> Parts:
         explanations=Explanations(directory, utc_now),
         tokens=tokens,
         usage=UsageCounter(database),
-        audit=AuditLog(database),
+        audit=AuditLog(database, utc_now),
         replications=Replications(database, registry, utc_now, concurrency=settings.replication.concurrency),
         garbage=GarbageCollector(database, blobs, signals, utc_now, grace=grace, untagged=settings.gc.untagged),
     )
@@ -217,6 +217,7 @@ def build_app(parts: Parts) -> "Front":
         usage=parts.usage,
         audit=parts.audit,
         public_url=settings.effective_public_url,
+        trusted_proxies=settings.trusted_proxies,
     )
     ops: App = OpsFace(
         _collect_metrics, {"database": parts.database.verify_usable, "storage": parts.blobs.verify_writable}

@@ -79,7 +79,9 @@ def test_revoked_credential_pulls_nothing(client: Client, registry: Entrepot) ->
     credential = registry.issue(str(uuid.uuid4()), "free")
     assert client.login(registry.host, credential.username, credential.secret).returncode == 0
     assert client.pull(registry.host, "smm/busybox:v1", credential).returncode == 0
-    registry.run("account", "rotate", credential.account)  # without a grace the old secret dies now
+    registry.run(
+        "account", "rotate", credential.account, "--grace-seconds", "0"
+    )  # without a grace the old secret dies now
     done = client.pull(registry.host, "smm/busybox:v1", credential)
     assert done.returncode != 0
     # containerd prints the status alone.

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
+from entrepot.accounts.records import AuditFilter
 from entrepot.errors import RuleInvalid, RuleUnknown, RunActive, RunInterrupted
 from entrepot.oci.digest import Digest
 from entrepot.oci.reference import RepositoryName, Tag
@@ -237,7 +238,7 @@ async def test_a_rule_without_a_source_is_refused_whole(replicating: Replicating
 
 
 async def test_what_is_applied_stands_in_the_audit_log_without_secrets(replicating: Replicating) -> None:
-    rows = await replicating.served.parts.audit.list_rows(None, None, 10)
+    rows = await replicating.served.parts.audit.list_rows(AuditFilter(), None, 10)
     actions = [(row.action, row.target) for row in rows if row.action.startswith(("rule", "source"))]
     assert actions == [("rule.applied", RULE), ("source.applied", "hostile")]
 

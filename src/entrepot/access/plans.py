@@ -19,7 +19,7 @@ _MAX_NAME = 63
 _MAX_GRANTS = 100
 _LIFETIME = re.compile(r"([1-9]\d{0,9})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_MAX_LIFETIME = timedelta(days=3660)
+MAX_LIFETIME = timedelta(days=3660)
 # Fields that the format has, but this version does not act on: to pass over them would grant more than was written.
 _NOT_YET = frozenset({"limits"})
 # Answers that a plan remembers; more repositories than that are decided anew.
@@ -165,9 +165,9 @@ def _parse_lifetime(value: object, where: str) -> timedelta | None:
     match = _LIFETIME.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise PlanInvalid(f"{where}: use a number with s, m, h or d, such as 90d")
-    lifetime = timedelta(**{_UNITS[match[2]]: int(match[1])}) if int(match[1]) < 10**9 else _MAX_LIFETIME * 2
-    if lifetime > _MAX_LIFETIME:
-        raise PlanInvalid(f"{where}: at most {_MAX_LIFETIME.days} days")
+    lifetime = timedelta(**{_UNITS[match[2]]: int(match[1])}) if int(match[1]) < 10**9 else MAX_LIFETIME * 2
+    if lifetime > MAX_LIFETIME:
+        raise PlanInvalid(f"{where}: at most {MAX_LIFETIME.days} days")
     return lifetime
 
 

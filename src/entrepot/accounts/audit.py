@@ -1,21 +1,33 @@
 """The audit log: who changed what, when and how. Rows are written in the transaction of the change itself."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from entrepot.accounts import records
+from entrepot.accounts.records import AuditFilter
+from entrepot.storage.clock import Clock
 from entrepot.storage.database import Database
+
+_EXPORTED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who makes a change: `api-key:<name>` or `cli:<user>`, and the request that asked for it."""
+    """Who makes a change: `api-key:<name>` or `cli:<user>`, the request that asked for it, and whence it came."""
 
     name: str
     request_id: str | None = None
+    address: str | None = None
+
+    @property
+    def api_key(self) -> str | None:
+        """The name of the API key, None when it is none."""
+        kind, _, name = self.name.partition(":")
+        return name if kind == "api-key" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +41,32 @@ class AuditRow:
     target: str
     detail: dict[str, Any]
     request_id: str | None
+    address: str | None
 
 
 class AuditLog:
-    """Every change there ever was."""
+    """Every change, for as long as it is kept. Rows are added and read, and never altered."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
+        self._clock = clock
 
-    async def list_rows(self, target: str | None, before_id: int | None, limit: int) -> list[AuditRow]:
-        """Up to `limit` rows of one target, or of all, newest first, from the one before `before_id`."""
-        rows = await self._database.read(lambda connection: records.list_audit(connection, target, before_id, limit))
+    async def list_rows(self, wanted: AuditFilter, before_id: int | None, limit: int) -> list[AuditRow]:
+        """Up to `limit` rows that fit, newest first, from the one before `before_id`."""
+        rows = await self._database.read(lambda connection: records.list_audit(connection, wanted, before_id, limit))
         return [AuditRow(**row) for row in rows]
+
+    async def export(self, wanted: AuditFilter) -> AsyncIterator[list[AuditRow]]:
+        """All rows that fit, newest first, by pages."""
+        before_id: int | None = None
+        while page := await self.list_rows(wanted, before_id, _EXPORTED_AT_ONCE):
+            yield page
+            before_id = page[-1].id
+
+    async def drop_older_than(self, age: timedelta) -> int:
+        """Drop the rows that are older; answers how many."""
+        before = self._clock() - age
+        return await self._database.write(lambda connection: records.drop_audit(connection, before))
 
 
 def note(connection: sa.Connection, actor: Actor, action: str, target: str, now: datetime, **detail: Any) -> None:
@@ -57,5 +83,6 @@ def note(connection: sa.Connection, actor: Actor, action: str, target: str, now:
             "target": target,
             "detail": detail,
             "request_id": actor.request_id,
+            "address": actor.address,
         },
     )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import unicodedata
 from typing import Any
 
@@ -9,6 +10,9 @@ from entrepot.errors import IdentityInvalid
 
 MAX_IDENTITY_BYTES = 4096
 _MAX_DEPTH = 4
+_MAX_LABELS = 32
+_LABEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
+_MAX_LABEL_CHARACTERS = 200
 
 
 def verify_identity(identity: dict[str, Any]) -> None:
@@ -17,6 +21,20 @@ def verify_identity(identity: dict[str, Any]) -> None:
     size = len(json.dumps(identity, ensure_ascii=False).encode())
     if size > MAX_IDENTITY_BYTES:
         raise IdentityInvalid(f"identity has {size} bytes; at most {MAX_IDENTITY_BYTES} are kept")
+
+
+def verify_labels(labels: dict[str, str]) -> None:
+    """Raises IdentityInvalid unless there are few labels, with short names and values."""
+    if len(labels) > _MAX_LABELS:
+        raise IdentityInvalid(f"{len(labels)} labels; at most {_MAX_LABELS} are kept")
+    for name, value in labels.items():
+        if not _LABEL_NAME.fullmatch(name):
+            raise IdentityInvalid(
+                f"label {name[:80]!r}: a name has up to 63 letters, digits and . _ / -, a letter or digit first"
+            )
+        if not isinstance(value, str) or len(value) > _MAX_LABEL_CHARACTERS:
+            raise IdentityInvalid(f"label {name}: a value is text of at most {_MAX_LABEL_CHARACTERS} characters")
+        _verify_value(value, f"label {name}", 0)
 
 
 def _verify_value(value: object, where: str, depth: int) -> None:

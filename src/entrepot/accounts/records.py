@@ -23,6 +23,17 @@ class AccountFilter:
     plans: frozenset[str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which changes a list shows; None does not restrict. `since` is included, `until` is not."""
+
+    target: str | None = None
+    actor: str | None = None
+    action: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
 def find_plan(connection: sa.Connection, name: str) -> Row | None:
     """A plan."""
     return connection.execute(sa.select(plans).where(plans.c.name == name)).mappings().first()
@@ -159,11 +170,20 @@ def insert_audit(connection: sa.Connection, row: dict[str, Any]) -> None:
     connection.execute(audit.insert().values(row))
 
 
-def list_audit(connection: sa.Connection, target: str | None, before_id: int | None, limit: int) -> list[Row]:
-    """Audit rows, newest first, of one target or all."""
+def list_audit(connection: sa.Connection, wanted: AuditFilter, before_id: int | None, limit: int) -> list[Row]:
+    """Audit rows that fit, newest first."""
     query = sa.select(audit).order_by(audit.c.id.desc()).limit(limit)
-    if target is not None:
-        query = query.where(audit.c.target == target)
+    for column, value in (
+        (audit.c.target, wanted.target),
+        (audit.c.actor, wanted.actor),
+        (audit.c.action, wanted.action),
+    ):
+        if value is not None:
+            query = query.where(column == value)
+    if wanted.since is not None:
+        query = query.where(audit.c.at >= wanted.since)
+    if wanted.until is not None:
+        query = query.where(audit.c.at < wanted.until)
     if before_id is not None:
         query = query.where(audit.c.id < before_id)
     return list(connection.execute(query).mappings())
@@ -172,3 +192,8 @@ def list_audit(connection: sa.Connection, target: str | None, before_id: int | N
 def insert_event(connection: sa.Connection, row: dict[str, Any]) -> None:
     """Add an event, unless it happens once and did already."""
     insert_missing(connection, events, [row])
+
+
+def drop_audit(connection: sa.Connection, before: datetime) -> int:
+    """Drop audit rows from before an instant."""
+    return connection.execute(audit.delete().where(audit.c.at < before)).rowcount

@@ -8,17 +8,17 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from entrepot.access.keys import Keys
 from entrepot.access.names import account_name, parse_external_id
-from entrepot.access.plans import Plan
+from entrepot.access.plans import MAX_LIFETIME, Plan
 from entrepot.access.secrets import CREDENTIAL_PREFIX, Secret
 from entrepot.accounts import records
 from entrepot.accounts.audit import Actor, note
-from entrepot.accounts.identity import verify_identity
+from entrepot.accounts.identity import verify_identity, verify_labels
 from entrepot.accounts.records import AccountFilter
 from entrepot.errors import (
     AccountClosed,
@@ -33,6 +33,9 @@ from entrepot.storage.database import Database
 from entrepot.storage.signals import Signals, publish
 
 MAX_GRACE = timedelta(days=30)
+DEFAULT_GRACE = timedelta(days=1)
+# A cluster that pulls with it does so at least this often, more or less.
+_STILL_IN_USE = timedelta(days=2)
 # Alive at a time: the one in use, and the one that is about to take its place.
 MAX_ALIVE = 2
 # Past credentials that a list shows.
@@ -52,6 +55,8 @@ class Account:
     created_at: datetime
     expires_at: datetime | None
     deleted_at: datetime | None
+    labels: dict[str, str]
+    created_by: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +72,19 @@ class IssuedCredential:
 
 @dataclass(frozen=True, slots=True)
 class CredentialState:
-    """A credential without its secret, which nobody has but its holder."""
+    """A credential without its secret, which nobody has but its holder.
+
+    `last_used_at` is to the minute. `status` is what holds now; one that is `ending` has a newer one beside it, and
+    `warning` says so while it is still in use.
+    """
 
     id: str
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    last_used_at: datetime | None
+    status: Literal["active", "ending", "revoked", "expired"]
+    warning: str | None
 
 
 class Accounts:
@@ -85,15 +97,25 @@ class Accounts:
         self._keys = keys
 
     async def create(
-        self, external_id: str, plan: str, identity: dict[str, Any], expires_at: datetime | None, actor: Actor
+        self,
+        external_id: str,
+        plan: str,
+        identity: dict[str, Any],
+        expires_at: datetime | None,
+        actor: Actor,
+        *,
+        labels: dict[str, str] | None = None,
+        lifetime: timedelta | None = None,
     ) -> tuple[Account, IssuedCredential | None]:
-        """The account of an external id, and its first credential.
+        """The account of an external id, and its first credential, which lives no longer than `lifetime`.
 
         When the account exists already it is answered as it is, with no credential: never a second account, never the
-        old secret. Raises PlanMissing or IdentityInvalid.
+        old secret. Raises PlanMissing, IdentityInvalid or RequestInvalid.
         """
         external_id = parse_external_id(external_id)
         verify_identity(identity)
+        verify_labels(labels or {})
+        _verify_lifetime(lifetime)
         now = self._clock()
         if expires_at is not None and expires_at <= now:
             raise IdentityInvalid("expires_at lies in the past")
@@ -112,13 +134,15 @@ class Accounts:
                 "created_at": now,
                 "expires_at": expires_at,
                 "deleted_at": None,
+                "labels": labels or {},
+                "created_by": actor.api_key,
             }
             is_new = records.insert_account(connection, row)
             account = _read(_get_account(connection, name))
             if not is_new:
                 return account, None
             note(connection, actor, "account.created", name, now, plan=plan)
-            return account, self._issue(connection, account, actor, now)
+            return account, self._issue(connection, account, actor, now, lifetime)
 
         return await self._signals.commit(work)
 
@@ -131,11 +155,15 @@ class Accounts:
         rows = await self._database.read(lambda connection: records.list_accounts(connection, wanted, after_id, limit))
         return [_read(row) for row in rows]
 
-    async def issue_credential(self, name: str, grace: timedelta, actor: Actor) -> IssuedCredential:
+    async def issue_credential(
+        self, name: str, grace: timedelta, actor: Actor, *, lifetime: timedelta | None = None
+    ) -> IssuedCredential:
         """A new credential; those that the account had die after `grace`, and the oldest at once if two would be left.
 
-        Raises AccountUnknown, AccountClosed, or RequestInvalid for a grace that is negative or too long.
+        The new one lives no longer than `lifetime`, nor than the plan allows. Raises AccountUnknown, AccountClosed, or
+        RequestInvalid for a grace or lifetime that is negative or too long.
         """
+        _verify_lifetime(lifetime)
         if not timedelta(0) <= grace <= MAX_GRACE:
             raise RequestInvalid(f"the grace must be 0 to {int(MAX_GRACE.total_seconds())} seconds")
 
@@ -147,7 +175,7 @@ class Accounts:
             old = [row["id"] for row in records.list_live_credentials(connection, account.id, now)]
             records.revoke_credentials(connection, old[: MAX_ALIVE - 1], now + grace)
             records.revoke_credentials(connection, old[MAX_ALIVE - 1 :], now)
-            return self._issue(connection, account, actor, now, grace_seconds=int(grace.total_seconds()))
+            return self._issue(connection, account, actor, now, lifetime, grace_seconds=int(grace.total_seconds()))
 
         return await self._signals.commit(work)
 
@@ -158,10 +186,9 @@ class Accounts:
             account = _get_account(connection, name)
             return records.list_credentials(connection, account["id"], _LISTED_CREDENTIALS)
 
-        return [
-            CredentialState(row["id"], row["created_at"], row["expires_at"], row["revoked_at"])
-            for row in await self._database.read(work)
-        ]
+        rows = await self._database.read(work)
+        now = self._clock()
+        return [_read_credential(row, now, is_newest=number == 0) for number, row in enumerate(rows)]
 
     async def revoke_credential(self, name: str, credential_id: str, actor: Actor) -> None:
         """Let a credential and every token that it was used for be refused from now on; once is enough.
@@ -197,6 +224,39 @@ class Accounts:
 
         return await self._change(name, work)
 
+    async def relabel(self, name: str, labels: dict[str, str], actor: Actor) -> Account:
+        """Give an account these labels in place of those that it had. Raises AccountUnknown or IdentityInvalid."""
+        verify_labels(labels)
+
+        def work(connection: sa.Connection, account: Account, now: datetime) -> None:
+            if account.labels != labels:
+                records.update_account(connection, account.id, labels=labels)
+                # Labels may tell who somebody is, so the log has their names only.
+                note(
+                    connection,
+                    actor,
+                    "account.relabelled",
+                    name,
+                    now,
+                    before=sorted(account.labels),
+                    after=sorted(labels),
+                )
+
+        return await self._change(name, work)
+
+    async def set_expiry(self, name: str, expires_at: datetime | None, actor: Actor) -> Account:
+        """Let an account end then, or never. Raises AccountUnknown, or IdentityInvalid for an instant that is past."""
+        if expires_at is not None and expires_at <= self._clock():
+            raise IdentityInvalid("expires_at lies in the past; to stop an account now, suspend it")
+
+        def work(connection: sa.Connection, account: Account, now: datetime) -> None:
+            if account.expires_at != expires_at:
+                records.update_account(connection, account.id, expires_at=expires_at)
+                before, after = (None if one is None else one.isoformat() for one in (account.expires_at, expires_at))
+                note(connection, actor, "account.expiry_changed", name, now, before=before, after=after)
+
+        return await self._change(name, work)
+
     async def delete(self, name: str, actor: Actor) -> None:
         """Erase who an account was, and revoke its credentials; its counts stay under a name that says nothing.
 
@@ -213,6 +273,7 @@ class Accounts:
                 name=tombstone,
                 external_id=None,
                 identity={},
+                labels={},
                 status="deleted",
                 deleted_at=now,
             )
@@ -224,7 +285,7 @@ class Accounts:
         def work(connection: sa.Connection, account: Account, now: datetime) -> None:
             if account.status != status:
                 records.update_account(connection, account.id, status=status)
-                note(connection, actor, action, name, now, before=account.status)
+                note(connection, actor, action, name, now, before=account.status, after=status)
 
         return await self._change(name, work)
 
@@ -242,10 +303,17 @@ class Accounts:
         return await self._signals.commit(work)
 
     def _issue(
-        self, connection: sa.Connection, account: Account, actor: Actor, now: datetime, **detail: Any
+        self,
+        connection: sa.Connection,
+        account: Account,
+        actor: Actor,
+        now: datetime,
+        wanted: timedelta | None,
+        **detail: Any,
     ) -> IssuedCredential:
         plan = _get_plan(connection, account.plan)
-        expires_at = None if plan.credential_lifetime is None else now + plan.credential_lifetime
+        lifetimes = [one for one in (wanted, plan.credential_lifetime) if one is not None]
+        expires_at = now + min(lifetimes) if lifetimes else None
         issued = IssuedCredential(
             id=str(uuid.uuid4()),
             username=account.name,
@@ -283,6 +351,28 @@ def _get_plan(connection: sa.Connection, name: str) -> Plan:
     return Plan.parse(row["name"], row["document"])
 
 
+def _verify_lifetime(lifetime: timedelta | None) -> None:
+    if lifetime is not None and not timedelta(0) < lifetime <= MAX_LIFETIME:
+        raise RequestInvalid(f"the lifetime must be 1 to {int(MAX_LIFETIME.total_seconds())} seconds")
+
+
+def _read_credential(row: records.Row, now: datetime, *, is_newest: bool) -> CredentialState:
+    revoked_at, expires_at, used_at = row["revoked_at"], row["expires_at"], row["last_used_at"]
+    status: Literal["active", "ending", "revoked", "expired"] = "active"
+    if revoked_at is not None and revoked_at <= now:
+        status = "revoked"
+    elif expires_at is not None and expires_at <= now:
+        status = "expired"
+    elif revoked_at is not None or not is_newest:
+        status = "ending"
+    warning = None
+    if status == "ending" and used_at is not None and now - used_at < _STILL_IN_USE:
+        ends = [one for one in (revoked_at, expires_at) if one is not None]
+        until = f"ends on {min(ends):%Y-%m-%d %H:%M} UTC" if ends else "has no end"
+        warning = f"still in use, last on {used_at:%Y-%m-%d %H:%M} UTC, and {until}: its holders need the new one"
+    return CredentialState(row["id"], row["created_at"], expires_at, revoked_at, used_at, status, warning)
+
+
 def _read(row: records.Row) -> Account:
     return Account(
         id=row["id"],
@@ -294,4 +384,6 @@ def _read(row: records.Row) -> Account:
         created_at=row["created_at"],
         expires_at=row["expires_at"],
         deleted_at=row["deleted_at"],
+        labels=dict(row["labels"]),
+        created_by=row["created_by"],
     )

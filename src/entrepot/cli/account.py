@@ -47,9 +47,10 @@ def create(
         return
     print(f"account   {account.name} on plan {account.plan}")
     print(f"username  {issued.username}\nsecret    {issued.secret.reveal()}   (shown this once)")
-    for tool, lines in login.items():
+    for tool in ("docker", "podman", "helm", "kubernetes"):
         print(f"{tool}:")
-        print(textwrap.indent(lines, "    "))
+        print(textwrap.indent(login[tool], "    "))
+    print("for containerd, a kubelet and a Secret as YAML: the same with --json")
 
 
 @app.command("list", epilog="Example: entrepot account list --plan free --json")
@@ -99,16 +100,29 @@ def show(context: typer.Context, name: Name, json: Json = False) -> None:
         print(f"  {key}: {value}")
     print(f"pulled {usage.pulls} times, {usage.bytes_served} bytes, last {moment(usage.last_pull_at) or 'never'}")
     print_table(
-        ("CREDENTIAL", "CREATED", "EXPIRES", "REVOKED"),
-        ((state.id, moment(state.created_at), moment(state.expires_at), moment(state.revoked_at)) for state in states),
+        ("CREDENTIAL", "STATUS", "CREATED", "EXPIRES", "REVOKED", "LAST USED"),
+        (
+            (
+                state.id,
+                state.status,
+                *map(moment, (state.created_at, state.expires_at, state.revoked_at, state.last_used_at)),
+            )
+            for state in states
+        ),
     )
+    for state in states:
+        if state.warning:
+            print(f"WARNING: credential {state.id} is {state.warning}")
 
 
 @app.command(epilog="Example: entrepot account rotate ft-k3v5... --grace-seconds 86400")
 def rotate(
     context: typer.Context,
     name: Name,
-    grace_seconds: Annotated[int, typer.Option(help="How long the old secret still works.", min=0)] = 0,
+    grace_seconds: Annotated[int, typer.Option(help="How long the old secret still works.", min=0)] = 86400,
+    lifetime_seconds: Annotated[
+        int | None, typer.Option(help="How long the new one lives; at most what the plan allows.", min=1)
+    ] = None,
     json: Json = False,
 ) -> None:
     """Issue a new secret; the old one dies after the grace."""
@@ -117,7 +131,8 @@ def rotate(
 
     with open_parts(context) as parts:
         grace = timedelta(seconds=min(grace_seconds, 10**9))
-        issued = parts.run(parts.accounts.issue_credential(name, grace, actor()))
+        lifetime = None if lifetime_seconds is None else timedelta(seconds=min(lifetime_seconds, 10**9))
+        issued = parts.run(parts.accounts.issue_credential(name, grace, actor(), lifetime=lifetime))
         login = login_lines(parts.public_url, issued)
     if json:
         print_json(CreatedCredential(credential=CredentialBody.of(issued), login=login))

@@ -1,17 +1,22 @@
 """The platform API: what a sign-up backend may do, and what it may not."""
 
 import asyncio
+import base64
 import json
 import math
+import tomllib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from entrepot.access.api_scopes import ApiScope, parse_api_scopes
 from entrepot.access.secrets import Secret
+from tests.support.programs import run_well
 from tests.support.served import TESTER, RegistryClient, Served, rows_of
 
 ACCOUNTS = "/api/v1/accounts"
@@ -272,11 +277,97 @@ class TestAccounts:
         assert await works(second)
         third = (await platform.call("POST", path, json={"grace_seconds": 3600})).json()["credential"]["secret"]
         assert [await works(secret) for secret in (old, second, third)] == [False, True, True]
-        fourth = (await platform.call("POST", path)).json()["credential"]["secret"]
+        fourth = (await platform.call("POST", path, json={"grace_seconds": 0})).json()["credential"]["secret"]
         assert [await works(secret) for secret in (second, third, fourth)] == [False, False, True]
         listed = (await platform.call("GET", path)).json()["credentials"]
         assert len(listed) == 4
         assert not any("secret" in credential for credential in listed)
+
+    async def test_without_a_word_the_old_secret_has_a_day(
+        self, served: Served, platform: Api, ada: dict[str, Any]
+    ) -> None:
+        path = f"{ACCOUNTS}/{ada['account']['name']}/credentials"
+        assert (await platform.call("POST", path)).status_code == 201
+        new, old = (await platform.call("GET", path)).json()["credentials"]
+        assert (new["status"], old["status"]) == ("active", "ending")
+        left = datetime.fromisoformat(old["revoked_at"]) - datetime.now(UTC)
+        assert timedelta(hours=23) < left <= timedelta(hours=24)
+        assert old["warning"] is None  # nobody used it
+        login = (ada["account"]["name"], ada["credential"]["secret"])
+        assert (await served.http.get("/token", auth=login)).status_code == 200
+
+    async def test_lifetimes_by_request_end_no_later_than_the_plan_says(self, admin: Api) -> None:
+        trial = {"grants": [{"repositories": ["smm/**"], "actions": ["pull"]}], "credential_lifetime": "2h"}
+        await admin.call("PUT", "/api/v1/plans/trial", json=trial)
+        body = {"external_id": "short", "plan": "trial", "lifetime_seconds": 60}
+        created = (await admin.call("POST", ACCOUNTS, json=body)).json()
+
+        def life(credential: dict[str, str]) -> float:
+            ends, begins = (datetime.fromisoformat(credential[key]) for key in ("expires_at", "created_at"))
+            return (ends - begins).total_seconds()
+
+        assert life(created["credential"]) == 60
+        path = f"{ACCOUNTS}/{created['account']['name']}/credentials"
+        for wanted, given in ((90, 90), (10**6, 7200)):
+            issued = await admin.call("POST", path, json={"lifetime_seconds": wanted})
+            assert life(issued.json()["credential"]) == given
+        for wrong in (0, -5, 10**9, "soon", 10**12):
+            assert (await admin.call("POST", path, json={"lifetime_seconds": wrong})).status_code in {400, 422}
+
+    async def test_labels_are_kept_changed_and_erased(self, admin: Api, platform: Api) -> None:
+        body = ADA | {"external_id": "labelled", "labels": {"cohort": "2026-11", "team/lead": "Zoë"}}
+        path = f"{ACCOUNTS}/{(await platform.call('POST', ACCOUNTS, json=body)).json()['account']['name']}"
+        assert (await platform.call("GET", path)).json()["labels"] == body["labels"]
+        changed = await platform.call("PATCH", path, json={"labels": {"cohort": "2026-12"}})
+        assert changed.json()["labels"] == {"cohort": "2026-12"}
+        assert (await platform.call("PATCH", path, json={"status": "active"})).json()["labels"] == {"cohort": "2026-12"}
+        assert "2026-12" not in (await admin.call("GET", "/api/v1/audit")).text
+        for wrong in (
+            {"": "x"},
+            {"a b": "x"},
+            {"a": "x" * 201},
+            {"a": 5},
+            {"a": "\x01"},
+            {f"n{n}": "" for n in range(33)},
+        ):
+            assert (await platform.call("PATCH", path, json={"labels": wrong})).status_code == 422
+        await platform.call("DELETE", path)
+        deleted = (await admin.call("GET", f"{ACCOUNTS}?status=deleted")).json()["accounts"]
+        assert [account["labels"] for account in deleted] == [{}]
+
+    async def test_an_account_can_be_given_an_end_and_have_it_taken(
+        self, served: Served, platform: Api, ada: dict[str, Any]
+    ) -> None:
+        path = f"{ACCOUNTS}/{ada['account']['name']}"
+        login = (ada["account"]["name"], ada["credential"]["secret"])
+        soon = datetime.now(UTC) + timedelta(seconds=1)
+        assert (await platform.call("PATCH", path, json={"expires_at": soon.isoformat()})).status_code == 200
+        await asyncio.sleep(1.1)
+        refused = await served.http.get("/token", auth=login)
+        assert refused.status_code == 401
+        assert "the account expired" in refused.json()["errors"][0]["message"]
+        assert (await platform.call("PATCH", path, json={"expires_at": None})).json()["expires_at"] is None
+        assert (await served.http.get("/token", auth=login)).status_code == 200
+        past = (datetime.now(UTC) - timedelta(days=1)).isoformat()
+        assert_problem(await platform.call("PATCH", path, json={"expires_at": past}), 422, "past")
+
+    async def test_ready_made_text_fits_every_tool(self, ada: dict[str, Any], tmp_path: Path) -> None:
+        login, name, secret = ada["login"], ada["account"]["name"], ada["credential"]["secret"]
+        assert set(login) == {"docker", "podman", "helm", "kubernetes", "kubernetes_secret", "containerd", "kubelet"}
+        auth = base64.b64encode(f"{name}:{secret}".encode()).decode()
+        hosts = tomllib.loads(login["containerd"])
+        (host,) = hosts["host"].values()
+        assert host["header"] == {"Authorization": [f"Basic {auth}"]}
+        document = yaml.safe_load(login["kubernetes_secret"])
+        config = json.loads(base64.b64decode(document["data"][".dockerconfigjson"]))
+        assert list(config["auths"].values()) == [{"username": name, "password": secret, "auth": auth}]
+        environment = {"ENTREPOT_KUBELET_FOLDER": str(tmp_path)}
+        run_well("sh", "-eu", "-c", login["kubelet"], environment=environment)
+        (provider,) = yaml.safe_load((tmp_path / "config.yaml").read_text())["providers"]
+        asked = json.dumps({"kind": "CredentialProviderRequest", "image": f"{provider['matchImages'][0]}/smm/api:1"})
+        answer = json.loads(run_well(tmp_path / "bin" / provider["name"], stdin=asked))
+        assert (answer["kind"], answer["apiVersion"]) == ("CredentialProviderResponse", provider["apiVersion"])
+        assert answer["auth"] == {provider["matchImages"][0]: {"username": name, "password": secret}}
 
     @pytest.mark.parametrize("grace", [-1, 10**12, "soon", 1.5, 86400 * 31])
     async def test_absurd_grace_is_refused(self, platform: Api, ada: dict[str, Any], grace: object) -> None:
@@ -394,6 +485,39 @@ class TestAudit:
         assert rows[-1]["request_id"] == "sign-up-1"
         assert "entp_" not in answer.text
         assert "ada@example.com" not in answer.text
+
+    async def test_a_row_says_what_was_before_and_after_and_whence_it_came(self, admin: Api, platform: Api) -> None:
+        name = (await platform.call("POST", ACCOUNTS, json=ADA)).json()["account"]["name"]
+        await platform.call("PATCH", f"{ACCOUNTS}/{name}", json={"status": "suspended"})
+        (row,) = (await admin.call("GET", f"/api/v1/audit?target={name}&action=account.suspended")).json()["audit"]
+        assert row["detail"] == {"before": "active", "after": "suspended"}
+        assert row["address"] == "127.0.0.1"
+
+    async def test_filters_and_export(self, admin: Api, platform: Api) -> None:
+        begun = datetime.now(UTC)
+        for number in range(3):
+            await platform.call("POST", ACCOUNTS, json=ADA | {"external_id": f"user-{number}"})
+        later = datetime.now(UTC)
+        await admin.call("PUT", "/api/v1/plans/other", json={"grants": [{"repositories": ["x"], "actions": ["pull"]}]})
+
+        async def actions(**query: str) -> list[str]:
+            listed = (await admin.call("GET", "/api/v1/audit", params=query)).json()["audit"]
+            exported = await admin.call("GET", "/api/v1/audit/export", params=query)
+            assert exported.headers["content-type"].startswith("application/x-ndjson")
+            assert [json.loads(line) for line in exported.text.splitlines()] == listed
+            return [row["action"] for row in listed]
+
+        assert await actions(actor="api-key:platform") == ["credential.issued", "account.created"] * 3
+        assert await actions(action="plan.applied", actor="api-key:root") == ["plan.applied"]
+        assert await actions(since=later.isoformat()) == ["plan.applied"]
+        assert len(await actions(since=begun.isoformat(), until=later.isoformat())) == 6
+        assert await actions(actor="nobody") == []
+        assert (await admin.call("GET", "/api/v1/audit?since=yesterday")).status_code == 422
+        assert_problem(await platform.call("GET", "/api/v1/audit/export"), 403)
+
+    async def test_it_cannot_be_altered(self, admin: Api) -> None:
+        for method in ("PUT", "PATCH", "DELETE", "POST"):
+            assert (await admin.call(method, "/api/v1/audit")).status_code == 405
 
     async def test_reading_and_refusals_leave_none(self, admin: Api, platform: Api) -> None:
         before = (await admin.call("GET", "/api/v1/audit")).json()["audit"]

@@ -24,7 +24,13 @@ async def create_account(
     """Create the account of a sign-up, with its first credential; 200 and no credential when it exists already."""
     caller.key.verify_plan(body.plan)
     account, issued = await caller.services.accounts.create(
-        body.external_id, body.plan, body.identity, body.expires_at, caller.actor
+        body.external_id,
+        body.plan,
+        body.identity,
+        body.expires_at,
+        caller.actor,
+        labels=body.labels,
+        lifetime=_duration(body.lifetime_seconds),
     )
     if issued is None:
         # It may be on a plan that this key must not see.
@@ -65,12 +71,16 @@ async def get_account(name: str, caller: ReadsAccounts) -> models.AccountBody:
 
 @router.patch("/accounts/{name}")
 async def change_account(name: str, body: models.AccountChange, caller: WritesAccounts) -> models.AccountBody:
-    """Suspend or resume an account, or put it on another plan; it holds for tokens already issued, too."""
+    """Suspend or resume an account, put it on another plan, label it or let it end; it holds for issued tokens, too."""
     account = await caller.get_account(name)
     accounts = caller.services.accounts
     if body.plan is not None:
         caller.key.verify_plan(body.plan)
         account = await accounts.change_plan(name, body.plan, caller.actor)
+    if body.labels is not None:
+        account = await accounts.relabel(name, body.labels, caller.actor)
+    if "expires_at" in body.model_fields_set:
+        account = await accounts.set_expiry(name, body.expires_at, caller.actor)
     if body.status == "suspended":
         account = await accounts.suspend(name, caller.actor)
     elif body.status == "active":
@@ -91,8 +101,10 @@ async def issue_credential(
 ) -> models.CreatedCredential:
     """Issue a new credential; those that the account has die after the grace."""
     await caller.get_account(name)
-    grace = timedelta(seconds=_bounded(body.grace_seconds if body else 0))
-    issued = await caller.services.accounts.issue_credential(name, grace, caller.actor)
+    body = body or models.CredentialRequest.model_validate({})
+    issued = await caller.services.accounts.issue_credential(
+        name, timedelta(seconds=body.grace_seconds), caller.actor, lifetime=_duration(body.lifetime_seconds)
+    )
     return models.CreatedCredential(credential=models.CredentialBody.of(issued), login=_login(caller, issued))
 
 
@@ -122,6 +134,5 @@ def _login(caller: Caller, issued: IssuedCredential) -> dict[str, str]:
     return login_lines(caller.services.public_url, issued)
 
 
-def _bounded(seconds: int) -> int:
-    """What a timedelta can hold; the service refuses the rest with its reason."""
-    return max(min(seconds, 10**9), -1)
+def _duration(seconds: int | None) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=seconds)

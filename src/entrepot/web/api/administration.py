@@ -1,11 +1,14 @@
 """Plans, API keys and the audit log."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
+from fastapi.responses import StreamingResponse
 
 from entrepot.access.api_scopes import parse_api_scopes
 from entrepot.access.plans import Plan
+from entrepot.accounts.records import AuditFilter
 from entrepot.web.api import models
 from entrepot.web.api.cursors import read_cursor, write_cursor
 from entrepot.web.api.guard import Administers, ReadsAudit, ReadsPlans, WritesPlans
@@ -59,20 +62,44 @@ async def revoke_api_key(name: str, caller: Administers) -> None:
     await caller.services.api_keys.revoke(name, caller.actor)
 
 
+def _read_filter(
+    target: str | None = None,
+    actor: str | None = None,
+    action: str | None = None,
+    since: models.Instant | None = None,
+    until: models.Instant | None = None,
+) -> AuditFilter:
+    return AuditFilter(target, actor, action, since, until)
+
+
+Wanted = Annotated[AuditFilter, Depends(_read_filter)]
+
+
 @router.get("/audit")
 async def list_audit(
     caller: ReadsAudit,
-    target: str | None = None,
+    wanted: Wanted,
     cursor: str | None = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> models.AuditPage:
     """Every change, newest first."""
-    found = await caller.services.audit.list_rows(target, read_cursor(cursor), limit + 1)
+    found = await caller.services.audit.list_rows(wanted, read_cursor(cursor), limit + 1)
     page = found[:limit]
     return models.AuditPage(
         audit=[models.AuditRowBody.of(row) for row in page],
         next_cursor=write_cursor(page[-1].id) if len(found) > limit else None,
     )
+
+
+@router.get("/audit/export", response_class=StreamingResponse)
+async def export_audit(caller: ReadsAudit, wanted: Wanted) -> StreamingResponse:
+    """Every change, newest first, as JSON lines (application/x-ndjson)."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        async for page in caller.services.audit.export(wanted):
+            yield "".join(f"{models.AuditRowBody.of(row).model_dump_json()}\n" for row in page).encode()
+
+    return StreamingResponse(lines(), media_type="application/x-ndjson")
 
 
 def _plan_body(plan: Plan) -> models.PlanBody:

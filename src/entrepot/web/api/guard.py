@@ -13,6 +13,7 @@ from entrepot.accounts.audit import Actor
 from entrepot.accounts.service import Account
 from entrepot.errors import AccountUnknown, ApiKeyInvalid
 from entrepot.web.api.services import Services
+from entrepot.web.asgi import client_address
 
 _bearer = HTTPBearer(auto_error=False, description="An API key.")
 
@@ -23,7 +24,8 @@ class Caller:
     def __init__(self, request: Request, key: ApiKey) -> None:
         self.services: Services = request.app.state.services
         self.key = key
-        self.actor = Actor(f"api-key:{key.name}", request.state.request_id)
+        address = client_address(request.scope, self.services.trusted_proxies)
+        self.actor = Actor(f"api-key:{key.name}", request.state.request_id, None if address is None else str(address))
 
     async def get_account(self, name: str) -> Account:
         """An account that the key may touch; any other is unknown to it. Raises AccountUnknown."""

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from entrepot.accounts.api_keys import ApiKey
 from entrepot.accounts.audit import AuditRow
-from entrepot.accounts.service import Account, CredentialState, IssuedCredential
+from entrepot.accounts.service import DEFAULT_GRACE, Account, CredentialState, IssuedCredential
 from entrepot.accounts.usage import RepositoryUsage
 
 
@@ -47,6 +47,10 @@ def _to_utc(value: datetime) -> datetime:
 Instant = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 
 
+# Beyond what any use of them allows, so that the refusal says what would be right.
+Seconds = Annotated[int, Field(ge=-(10**9), le=10**9)]
+
+
 class AccountRequest(_Body):
     """Who signed up, and for what."""
 
@@ -58,6 +62,12 @@ class AccountRequest(_Body):
         examples=[{"email": "ada@example.com", "company": "Analytical Engines"}],
     )
     expires_at: Instant | None = Field(None, description="When the account ends by itself.")
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="The platform's own words for it, up to 32.", examples=[{"cohort": "2026-11"}]
+    )
+    lifetime_seconds: Seconds | None = Field(
+        None, description="How long the first credential lives, if the plan allows no less."
+    )
 
 
 class AccountChange(_Body):
@@ -65,12 +75,17 @@ class AccountChange(_Body):
 
     status: Literal["active", "suspended"] | None = None
     plan: str | None = None
+    labels: dict[str, str] | None = Field(None, description="In place of all labels that it has.")
+    expires_at: Instant | None = Field(None, description="When the account ends by itself; null: never.")
 
 
 class CredentialRequest(_Body):
-    """How long the credentials that the account has stay alive beside the new one."""
+    """How long the new credential lives, and those that the account has stay alive beside it."""
 
-    grace_seconds: int = Field(0, description="0: they die now. At most 30 days.")
+    grace_seconds: Seconds = Field(
+        int(DEFAULT_GRACE.total_seconds()), description="0: the old ones die now. At most 30 days."
+    )
+    lifetime_seconds: Seconds | None = Field(None, description="At most what the plan allows.")
 
 
 class PlanRequest(_Body):
@@ -98,6 +113,7 @@ class AccountBody(BaseModel):
     identity: dict[str, Any]
     created_at: datetime
     expires_at: datetime | None
+    labels: dict[str, str]
 
     @classmethod
     def of(cls, account: Account) -> "AccountBody":
@@ -133,6 +149,9 @@ class CredentialStateBody(BaseModel):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    last_used_at: datetime | None = Field(description="To the minute.")
+    status: Literal["active", "ending", "revoked", "expired"]
+    warning: str | None
 
     @classmethod
     def of(cls, state: CredentialState) -> "CredentialStateBody":
@@ -260,6 +279,7 @@ class AuditRowBody(BaseModel):
     target: str
     detail: dict[str, Any]
     request_id: str | None
+    address: str | None = Field(description="Whence the request came; null: not from the network.")
 
     @classmethod
     def of(cls, row: AuditRow) -> "AuditRowBody":

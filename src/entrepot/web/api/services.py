@@ -7,11 +7,12 @@ from entrepot.accounts.audit import AuditLog
 from entrepot.accounts.plans import Plans
 from entrepot.accounts.service import Accounts
 from entrepot.accounts.usage import UsageCounter
+from entrepot.web.asgi import Networks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """Every service; `public_url` is the address by which clients reach this server."""
+    """Every service; `public_url` is where clients reach this server, `trusted_proxies` are the networks before it."""
 
     accounts: Accounts
     api_keys: ApiKeys
@@ -19,3 +20,4 @@ class Services:
     usage: UsageCounter
     audit: AuditLog
     public_url: str
+    trusted_proxies: Networks
