@@ -189,14 +189,20 @@ def build_app(parts: Parts) -> "Front":
     from entrepot.web.front import Front
     from entrepot.web.oci.face import OciFace
     from entrepot.web.ops import OpsFace
+    from entrepot.web.refusals import Refusals
     from entrepot.web.token.face import TokenFace
+    from entrepot.web.visitors import Visitors
 
     settings = parts.settings
+    visitors = Visitors(settings.trusted_proxies)
+    refusals = Refusals(parts.usage, settings.help_url)
     oci: App = OciFace(
         parts.registry,
         parts.uploads,
         parts.authenticator,
         parts.usage,
+        visitors,
+        refusals,
         realm=settings.effective_public_url + TOKEN_PATH,
         service=settings.registry_host,
         stall_seconds=settings.limits.stall_seconds,
@@ -207,6 +213,8 @@ def build_app(parts: Parts) -> "Front":
     token: App = TokenFace(
         parts.authenticator,
         parts.tokens,
+        parts.usage,
+        refusals,
         service=settings.registry_host,
         stall_seconds=settings.limits.stall_seconds,
     )

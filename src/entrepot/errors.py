@@ -9,7 +9,12 @@ from dataclasses import dataclass
 
 
 class EntrepotError(Exception):
-    """The root of every error raised on purpose."""
+    """The root of every error raised on purpose.
+
+    `reason` is the word under which it is counted when an account is refused something; empty: it is not counted.
+    """
+
+    reason: str = ""
 
 
 class Invalid(EntrepotError):
@@ -222,10 +227,18 @@ class Unauthenticated(EntrepotError):
 
 
 class CredentialInvalid(Unauthenticated):
-    """A username and secret that do not belong together, or are no longer alive."""
+    """A username and secret that do not belong together, or are no longer alive.
+
+    `account` is the (id, name) of the account that was meant, None when there is none; `reason` one of a few words.
+    """
+
+    def __init__(self, message: str, *, account: tuple[int, str] | None = None, reason: str = "") -> None:
+        super().__init__(message)
+        self.account = account
+        self.reason = reason
 
 
-class TokenInvalid(Unauthenticated):
+class TokenInvalid(CredentialInvalid):
     """A token that is expired, forged, from elsewhere, or whose credential is no longer alive."""
 
 
@@ -239,6 +252,8 @@ class Denied(EntrepotError):
 
 class PlanDenied(Denied):
     """The account's plan does not grant the action."""
+
+    reason = "plan"
 
 
 class QuotaExceeded(Denied):

@@ -195,6 +195,11 @@ class Settings(BaseSettings):
     public_url: str = Field(
         default="", description="The address by which clients reach this server. Default: `http://HOST:PORT`."
     )
+    help_url: str = Field(
+        default="",
+        description="Where customers find help; it stands in what they are told when a request is refused. `{account}` "
+        "and `{reason}` in it are filled in.",
+    )
     trusted_proxies: Networks = Field(
         default=(),
         description="Networks of the proxies in front of this server, whose `X-Forwarded-For` is believed, "

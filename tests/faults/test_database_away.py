@@ -1,5 +1,6 @@
 """A database that is gone, or hangs: what is in memory is served for a while, the rest is refused, all by itself."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -31,6 +32,8 @@ class Away:
         self._is_hanging = False
 
     def kill(self) -> None:
+        # Every process at once: one that has a connection may answer a last question after the first of them is dead.
+        self._signal(signal.SIGKILL)
         self._process.kill()
 
     def hang(self) -> None:
@@ -54,7 +57,8 @@ class Away:
         for pid in found:
             found += [child for child, parent in parents.items() if parent == pid]
         for pid in found:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def close(self) -> None:
         if self._is_hanging:

@@ -17,6 +17,7 @@ from entrepot.accounts.tokens import Tokens
 from entrepot.errors import CredentialInvalid, TokenInvalid
 from entrepot.storage.clock import Clock
 
+WRONG_SECRET = "wrong_secret"  # noqa: S105 - a reason, no secret
 # One sentence for an unknown account and for a wrong secret, so that neither tells of the other.
 _WRONG = "the username and secret do not belong together; copy both from where you got your credential"
 
@@ -63,9 +64,7 @@ class Authenticator:
         credential = None if standing is None else standing.credentials.get(claims.credential_id)
         if standing is None or credential is None:
             raise TokenInvalid("the credential behind this token is gone; ask for a new one")
-        reason = _why_not(standing, credential, self._clock())
-        if reason is not None:
-            raise TokenInvalid(reason)
+        _verify_alive(standing, credential, self._clock(), TokenInvalid)
         return _principal(standing, credential, claims)
 
     async def authenticate_basic(self, username: str, secret: Secret) -> Principal:
@@ -74,17 +73,15 @@ class Authenticator:
         Only who has proven the secret is told that it has expired or was revoked.
         """
         if not secret.is_wellformed(CREDENTIAL_PREFIX):
-            raise CredentialInvalid(_WRONG)
+            raise CredentialInvalid(_WRONG, reason=WRONG_SECRET)
         standing = await self._directory.find(username)
         if standing is None:
-            raise CredentialInvalid(_WRONG)
+            raise CredentialInvalid(_WRONG, reason=WRONG_SECRET)
         hashed = secret.hash(self._hash_key)
         credential = next((one for one in standing.credentials.values() if is_same_hash(one.secret_hash, hashed)), None)
         if credential is None:
-            raise CredentialInvalid(_WRONG)
-        reason = _why_not(standing, credential, self._clock())
-        if reason is not None:
-            raise CredentialInvalid(reason)
+            raise CredentialInvalid(_WRONG, account=(standing.account_id, standing.name), reason=WRONG_SECRET)
+        _verify_alive(standing, credential, self._clock(), CredentialInvalid)
         return _principal(standing, credential, None)
 
 
@@ -101,15 +98,19 @@ def _principal(standing: Standing, credential: Credential, claims: Claims | None
     )
 
 
-def _why_not(standing: Standing, credential: Credential, now: datetime) -> str | None:
-    """Why a credential does not hold now, None when it does."""
+def _verify_alive(standing: Standing, credential: Credential, now: datetime, refusal: type[CredentialInvalid]) -> None:
+    """Raises `refusal` unless the credential holds now."""
     seconds = now.timestamp()
     if standing.status != "active":
-        return f"the account is {standing.status}; ask your vendor"
-    if not standing.is_active(seconds):
-        return f"the account expired on {standing.expires_at:%Y-%m-%d}; ask your vendor"
-    if credential.revoked_at is not None and credential.revoked_at <= now:
-        return f"this credential was revoked on {credential.revoked_at:%Y-%m-%d}; get a new one from your vendor"
-    if not credential.is_alive(seconds):
-        return f"this credential expired on {credential.expires_at:%Y-%m-%d}; get a new one from your vendor"
-    return None
+        reason, message = standing.status, f"the account is {standing.status}; ask your vendor"
+    elif not standing.is_active(seconds):
+        reason, message = "account_expired", f"the account expired on {standing.expires_at:%Y-%m-%d}; ask your vendor"
+    elif credential.revoked_at is not None and credential.revoked_at <= now:
+        reason = "revoked"
+        message = f"this credential was revoked on {credential.revoked_at:%Y-%m-%d}; get a new one from your vendor"
+    elif not credential.is_alive(seconds):
+        reason = "expired"
+        message = f"this credential expired on {credential.expires_at:%Y-%m-%d}; get a new one from your vendor"
+    else:
+        return
+    raise refusal(message, account=(standing.account_id, standing.name), reason=reason)

@@ -46,6 +46,7 @@ class Standing:
     status: str
     expires_at: datetime | None
     ends_at: float | None
+    created_at: datetime
     plan: Plan
     credentials: dict[str, Credential]
 
@@ -100,6 +101,7 @@ def _read(connection: sa.Connection, name: str) -> Standing | None:
         status=account["status"],
         expires_at=account["expires_at"],
         ends_at=_seconds(account["expires_at"]),
+        created_at=account["created_at"],
         plan=Plan.parse(plan["name"], plan["document"]),
         credentials={row["id"]: _credential(row) for row in rows},
     )

@@ -7,8 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from entrepot.storage.statements import add_up, insert_missing, upsert
-from entrepot.storage.tables import accounts, api_keys, audit, credentials, events, plans, usage
+from entrepot.storage.statements import insert_missing, upsert
+from entrepot.storage.tables import account_steps, accounts, api_keys, audit, credentials, events, plans, usage_networks
 
 Row = sa.RowMapping
 
@@ -92,6 +92,16 @@ def list_accounts(connection: sa.Connection, wanted: AccountFilter, after_id: in
     return list(connection.execute(query.where(status)).mappings())
 
 
+def insert_step(connection: sa.Connection, account_id: int, step: str, now: datetime) -> None:
+    """Note how far an account got, the first time."""
+    insert_missing(connection, account_steps, [{"account_id": account_id, "step": step, "at": now}])
+
+
+def erase_traces(connection: sa.Connection, account_id: int) -> None:
+    """Drop the networks that an account pulled from."""
+    connection.execute(usage_networks.delete().where(usage_networks.c.account_id == account_id))
+
+
 def insert_credential(connection: sa.Connection, row: dict[str, Any]) -> None:
     """Add a credential."""
     connection.execute(credentials.insert().values(row))
@@ -152,17 +162,6 @@ def revoke_api_key(connection: sa.Connection, name: str, now: datetime) -> Row |
     if row is not None and row["revoked_at"] is None:
         connection.execute(api_keys.update().where(api_keys.c.name == name).values(revoked_at=now))
     return row
-
-
-def add_usage(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
-    """Add pulls and bytes to the counts of (account, repository)."""
-    add_up(connection, usage, rows, ("pulls", "bytes_served"), first="first_pull_at", last="last_pull_at")
-
-
-def list_usage(connection: sa.Connection, account_id: int) -> list[Row]:
-    """An account's counts, by repository."""
-    query = sa.select(usage).where(usage.c.account_id == account_id).order_by(usage.c.repository)
-    return list(connection.execute(query).mappings())
 
 
 def insert_audit(connection: sa.Connection, row: dict[str, Any]) -> None:

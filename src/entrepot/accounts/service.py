@@ -141,6 +141,7 @@ class Accounts:
             account = _read(_get_account(connection, name))
             if not is_new:
                 return account, None
+            records.insert_step(connection, account.id, "signed_up", now)
             note(connection, actor, "account.created", name, now, plan=plan)
             return account, self._issue(connection, account, actor, now, lifetime)
 
@@ -266,6 +267,7 @@ class Accounts:
         def work(connection: sa.Connection, account: Account, now: datetime) -> None:
             alive = [row["id"] for row in records.list_live_credentials(connection, account.id, now)]
             records.revoke_credentials(connection, alive, now)
+            records.erase_traces(connection, account.id)
             tombstone = f"deleted-{account.id}"
             records.update_account(
                 connection,
@@ -332,6 +334,7 @@ class Accounts:
                 "revoked_at": None,
             },
         )
+        records.insert_step(connection, account.id, "credential_issued", now)
         note(connection, actor, "credential.issued", account.name, now, credential=issued.id, **detail)
         publish(connection, "account", account.name, now)
         return issued

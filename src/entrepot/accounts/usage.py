@@ -7,81 +7,129 @@ lock. What a killed process had not written yet is lost, a second's worth; a pro
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections import OrderedDict
+from collections.abc import Callable, Sized
+from dataclasses import dataclass, field
 
 import structlog
 
-from entrepot.accounts import records
+from entrepot.access.visitors import Visitor
+from entrepot.accounts import usage_records
+from entrepot.accounts.authentication import Principal
+from entrepot.accounts.usage_records import Batch, Holder, Pulls, Refusal, UsageFilter
 from entrepot.errors import EntrepotError
 from entrepot.storage.database import Database
 
 FLUSH_SECONDS = 1.0
-# Distinct (account, repository) pairs kept while the database is away; beyond that counts are dropped, not memory.
+# Distinct things counted while the database is away; beyond that counts are dropped, not memory.
 MAX_PENDING = 100_000
+RECHECK_SECONDS = 60.0
+# Pulls of late that are remembered, to tell a new one from a re-check.
+_REMEMBERED = 100_000
+# A credential's last use is written down to the minute.
+_USE_SECONDS = 60.0
 
 log = structlog.get_logger(__name__)
 
+ContentKey = tuple[int, str, str, str, str, str]
+"""(account id, repository, tag, digest, network, client); the last four empty for bytes that are no pull."""
+
 
 @dataclass(slots=True)
-class _Count:
-    """Instants are unix seconds, 0 for none."""
+class _Pending:
+    """What was counted since the last flush; instants are unix seconds."""
 
-    pulls: int = 0
-    bytes_served: int = 0
-    first_pull_at: float = 0.0
-    last_pull_at: float = 0.0
+    holders: dict[int, Holder] = field(default_factory=dict)
+    pulls: dict[ContentKey, Pulls] = field(default_factory=dict)
+    # Credentials that were used, and when last.
+    uses: dict[str, float] = field(default_factory=dict)
+    logins: dict[int, float] = field(default_factory=dict)
+    # (account id, digest) of manifests and blobs, of accounts that have not fetched a whole image yet.
+    fetches: set[tuple[int, str]] = field(default_factory=set)
+    refusals: dict[tuple[int, str, str], Refusal] = field(default_factory=dict)
+    dropped: int = 0
 
-
-@dataclass(frozen=True, slots=True)
-class RepositoryUsage:
-    """What one account took from one repository; `bytes_served` are those of answers begun."""
-
-    repository: str
-    pulls: int
-    bytes_served: int
-    first_pull_at: datetime | None
-    last_pull_at: datetime | None
-
-
-_Key = tuple[int, str]
+    def __len__(self) -> int:
+        return len(self.pulls) + len(self.uses) + len(self.logins) + len(self.fetches) + len(self.refusals)
 
 
 class UsageCounter:
-    """Counts of this process that are not in the database yet, and those that are."""
+    """Counts of this process that are not in the database yet, and those that are.
 
-    def __init__(self, database: Database) -> None:
+    The same content pulled again by the same account from the same network within `recheck_seconds` is a re-check and
+    no pull; its bytes count all the same.
+    """
+
+    def __init__(
+        self, database: Database, *, recheck_seconds: float = RECHECK_SECONDS, clock: Callable[[], float] = time.time
+    ) -> None:
         self._database = database
-        self._pending: dict[_Key, _Count] = {}
-        self._dropped = 0
+        self._recheck_seconds = recheck_seconds
+        self._clock = clock
+        self._pending = _Pending()
+        self._recent: OrderedDict[tuple[int, str, str, str], float] = OrderedDict()
+        self._used: OrderedDict[str, float] = OrderedDict()
+        # Steps that accounts are known to have reached, so that they are not looked at again.
+        self._reached = usage_records.Reached()
         self._task: asyncio.Task[None] | None = None
 
-    def count_pull(self, account_id: int, repository: str, bytes_served: int) -> None:
-        """One pull, and the bytes of its manifest."""
-        count = self._find((account_id, repository))
-        if count is not None:
-            now = time.time()
-            count.pulls += 1
-            count.bytes_served += bytes_served
-            count.last_pull_at = now
-            if not count.first_pull_at:
-                count.first_pull_at = now
+    def count_pull(
+        self, principal: Principal, repository: str, tag: str, digest: str, visitor: Visitor, size: int
+    ) -> None:
+        """One pull, and the `size` bytes of its manifest; `tag` is empty for a pull by digest."""
+        now = self._clock()
+        check = (principal.account_id, repository, digest, visitor.network)
+        last = self._recent.get(check)
+        if last is not None and 0 <= now - last < self._recheck_seconds:
+            self._add(principal, (principal.account_id, repository, "", "", "", ""), size, now)
+        else:
+            self._recent[check] = now
+            self._recent.move_to_end(check)
+            if len(self._recent) > _REMEMBERED:
+                self._recent.popitem(last=False)
+            key = (principal.account_id, repository, tag, digest, visitor.network, visitor.client)
+            self._add(principal, key, size, now, is_pull=True)
+        self._note_fetch(principal, digest)
 
-    def count_bytes(self, account_id: int, repository: str, bytes_served: int) -> None:
-        """Bytes that belong to no pull of their own."""
-        count = self._find((account_id, repository))
-        if count is not None:
-            count.bytes_served += bytes_served
+    def count_content(self, principal: Principal, repository: str, digest: str, size: int) -> None:
+        """`size` bytes of a blob, or of a manifest that is no pull of its own."""
+        self._add(principal, (principal.account_id, repository, "", "", "", ""), size, self._clock())
+        self._note_fetch(principal, digest)
 
-    async def usage_of(self, account_id: int) -> list[RepositoryUsage]:
-        """An account's counts by repository, as far as they are in the database: up to a second old."""
-        rows = await self._database.read(lambda connection: records.list_usage(connection, account_id))
-        return [
-            RepositoryUsage(
-                row["repository"], row["pulls"], row["bytes_served"], row["first_pull_at"], row["last_pull_at"]
-            )
-            for row in rows
-        ]
+    def count_login(self, principal: Principal) -> None:
+        """A token was issued."""
+        now = self._clock()
+        self._note_use(principal, now)
+        if not self._reached.has(principal.account_id, "first_login") and self._has_room(self._pending.logins):
+            self._note_holder(principal)
+            self._pending.logins.setdefault(principal.account_id, now)
+
+    def count_refusal(self, account_id: int, account: str, reason: str, repository: str, message: str) -> None:
+        """A request was refused for a `reason`, of which there are few; `message` is what its sender was told."""
+        now = self._clock()
+        key = (account_id, reason, repository)
+        refusal = self._pending.refusals.get(key)
+        if refusal is None:
+            if not self._has_room(self._pending.refusals):
+                return
+            self._pending.holders.setdefault(account_id, Holder(account_id, account, None))
+            refusal = self._pending.refusals[key] = Refusal(message, 0, now, now)
+        refusal.times += 1
+        refusal.last_at = now
+
+    async def usage_of(self, account_id: int, wanted: UsageFilter | None = None) -> usage_records.AccountUsage:
+        """An account's counts, as far as they are in the database: up to a second old."""
+        return await self._database.read(
+            lambda connection: usage_records.read_usage(connection, account_id, wanted or UsageFilter())
+        )
+
+    async def totals(self, wanted: UsageFilter) -> list[usage_records.PeriodUsage]:
+        """The counts of all accounts that fit, by hour or day."""
+        return await self._database.read(lambda connection: usage_records.read_totals(connection, wanted))
+
+    async def refusals_of(self, account_id: int) -> list[usage_records.RefusalRow]:
+        """What an account was refused of late, newest first."""
+        return await self._database.read(lambda connection: usage_records.list_refusals(connection, [account_id]))
 
     def start(self) -> None:
         """Begin to write counts down, on the running loop."""
@@ -97,28 +145,28 @@ class UsageCounter:
 
     async def flush(self) -> None:
         """Write down all that was counted; what cannot be written now stays for the next time."""
-        pending, self._pending = self._pending, {}
-        dropped, self._dropped = self._dropped, 0
-        if dropped:
-            log.warning("usage_dropped", counts=dropped, reason="the database was away for too long")
+        pending, self._pending = self._pending, _Pending()
+        if pending.dropped:
+            log.warning("usage_dropped", counts=pending.dropped, reason="the database was away for too long")
+            pending.dropped = 0
         if not pending:
             return
-        rows = [
-            {
-                "account_id": account_id,
-                "repository": repository,
-                "pulls": count.pulls,
-                "bytes_served": count.bytes_served,
-                "first_pull_at": _to_instant(count.first_pull_at),
-                "last_pull_at": _to_instant(count.last_pull_at),
-            }
-            # In one order, so that two processes which write the same rows wait for each other instead of deadlocking.
-            for (account_id, repository), count in sorted(pending.items())
-        ]
+        batch = Batch(
+            holders=pending.holders,
+            pulls=pending.pulls,
+            uses=pending.uses,
+            logins=pending.logins,
+            fetches=pending.fetches,
+            refusals=pending.refusals,
+        )
+        known = self._reached
         is_written = False
         try:
-            await asyncio.shield(self._database.write(lambda connection: records.add_usage(connection, rows)))
+            reached = await asyncio.shield(
+                self._database.write(lambda connection: usage_records.write(connection, batch, known))
+            )
             is_written = True
+            known.note(reached)
         except EntrepotError as error:
             log.warning("usage_not_written", error=str(error))
         except asyncio.CancelledError:
@@ -128,30 +176,66 @@ class UsageCounter:
             if not is_written:
                 self._put_back(pending)
 
-    def _find(self, key: _Key) -> _Count | None:
-        count = self._pending.get(key)
-        if count is None:
-            if len(self._pending) >= MAX_PENDING:
-                self._dropped += 1
-                return None
-            count = self._pending[key] = _Count()
-        return count
+    def _add(self, principal: Principal, key: ContentKey, size: int, now: float, *, is_pull: bool = False) -> None:
+        pulls = self._pending.pulls.get(key)
+        if pulls is None:
+            if not self._has_room(self._pending.pulls):
+                return
+            self._note_holder(principal)
+            pulls = self._pending.pulls[key] = Pulls(0, 0, now, now)
+        pulls.bytes_served += size
+        pulls.last_at = now
+        if is_pull:
+            pulls.pulls += 1
+            self._note_use(principal, now)
 
-    def _put_back(self, pending: dict[_Key, _Count]) -> None:
-        for key, count in pending.items():
-            newer = self._pending.get(key)
-            if newer is not None:
-                count.pulls += newer.pulls
-                count.bytes_served += newer.bytes_served
-                count.first_pull_at = count.first_pull_at or newer.first_pull_at
-                count.last_pull_at = newer.last_pull_at or count.last_pull_at
-            self._pending[key] = count
+    def _note_use(self, principal: Principal, now: float) -> None:
+        last = self._used.get(principal.credential_id)
+        if last is not None and 0 <= now - last < _USE_SECONDS:
+            return
+        self._used[principal.credential_id] = now
+        self._used.move_to_end(principal.credential_id)
+        if len(self._used) > _REMEMBERED:
+            self._used.popitem(last=False)
+        if self._has_room(self._pending.uses):
+            self._pending.uses[principal.credential_id] = now
+
+    def _note_fetch(self, principal: Principal, digest: str) -> None:
+        if not self._reached.has(principal.account_id, "image_fetched") and self._has_room(self._pending.fetches):
+            self._note_holder(principal)
+            self._pending.fetches.add((principal.account_id, digest))
+
+    def _note_holder(self, principal: Principal) -> None:
+        standing = principal.standing
+        self._pending.holders[principal.account_id] = Holder(standing.account_id, standing.name, standing.created_at)
+
+    def _has_room(self, part: Sized) -> bool:
+        if len(part) < MAX_PENDING:
+            return True
+        self._pending.dropped += 1
+        return False
+
+    def _put_back(self, old: _Pending) -> None:
+        new, self._pending = self._pending, old
+        old.holders |= new.holders
+        old.uses |= new.uses
+        old.fetches |= new.fetches
+        old.dropped += new.dropped
+        for account_id, at in new.logins.items():
+            old.logins.setdefault(account_id, at)
+        for key, pulls in new.pulls.items():
+            before = old.pulls.setdefault(key, pulls)
+            if before is not pulls:
+                before.pulls += pulls.pulls
+                before.bytes_served += pulls.bytes_served
+                before.last_at = pulls.last_at
+        for place, refusal in new.refusals.items():
+            earlier = old.refusals.setdefault(place, refusal)
+            if earlier is not refusal:
+                earlier.times += refusal.times
+                earlier.last_at = refusal.last_at
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
             await self.flush()
-
-
-def _to_instant(seconds: float) -> datetime | None:
-    return datetime.fromtimestamp(seconds, UTC) if seconds else None

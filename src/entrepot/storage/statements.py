@@ -27,19 +27,21 @@ def upsert(connection: sa.Connection, table: sa.Table, row: dict[str, Any]) -> N
 
 
 def add_up(
-    connection: sa.Connection, table: sa.Table, rows: Rows, sums: Sequence[str], *, first: str, last: str
+    connection: sa.Connection, table: sa.Table, rows: Rows, sums: Sequence[str], *, first: str = "", last: str = ""
 ) -> None:
     """Insert the rows, or add their `sums` to the rows that are there.
 
-    Of instants, the earliest `first` and the latest `last` stay; None says nothing.
+    Of instants, where there are any, the earliest `first` and the latest `last` stay; None says nothing.
     """
     if not rows:
         return
     statement = _insert(connection, table)
     new = statement.excluded
     values: dict[str, Any] = {name: table.c[name] + new[name] for name in sums}
-    values[first] = sa.func.coalesce(table.c[first], new[first])
-    values[last] = sa.func.coalesce(new[last], table.c[last])
+    if first:
+        values[first] = sa.func.coalesce(table.c[first], new[first])
+    if last:
+        values[last] = sa.func.coalesce(new[last], table.c[last])
     connection.execute(statement.on_conflict_do_update(index_elements=_key(table), set_=values), rows)
 
 

@@ -230,6 +230,7 @@ accounts = sa.Table(
     sa.Column("created_by", text(63), nullable=True),
     sa.CheckConstraint("status IN ('active', 'suspended', 'deleted')", name="ck_accounts_status"),
     sa.Index(None, "plan"),
+    sa.Index(None, "created_at"),
 )
 
 # How far an account got: each step once, at its first time.
@@ -239,6 +240,16 @@ account_steps = sa.Table(
     sa.Column("account_id", sa.ForeignKey("accounts.id"), primary_key=True),
     sa.Column("step", text(32), primary_key=True),
     sa.Column("at", Instant, nullable=False),
+)
+
+# What an account fetched on the way to its first whole image; dropped when it got there, or gave up.
+account_fetches = sa.Table(
+    "account_fetches",
+    metadata,
+    sa.Column("account_id", sa.ForeignKey("accounts.id"), primary_key=True),
+    sa.Column("digest", text(140), primary_key=True),
+    sa.Column("at", Instant, nullable=False),
+    sa.Index(None, "at"),
 )
 
 credentials = sa.Table(

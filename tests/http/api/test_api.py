@@ -361,7 +361,7 @@ class TestAccounts:
         document = yaml.safe_load(login["kubernetes_secret"])
         config = json.loads(base64.b64decode(document["data"][".dockerconfigjson"]))
         assert list(config["auths"].values()) == [{"username": name, "password": secret, "auth": auth}]
-        environment = {"ENTREPOT_KUBELET_FOLDER": str(tmp_path)}
+        environment = {"KUBELET_FOLDER": str(tmp_path)}
         run_well("sh", "-eu", "-c", login["kubelet"], environment=environment)
         (provider,) = yaml.safe_load((tmp_path / "config.yaml").read_text())["providers"]
         asked = json.dumps({"kind": "CredentialProviderRequest", "image": f"{provider['matchImages'][0]}/smm/api:1"})

@@ -262,7 +262,7 @@ class TestUsage:
     async def pulls(self, served: Served, client: RegistryClient) -> tuple[int, int]:
         await served.parts.usage.flush()
         account = await served.parts.accounts.get(client.credential.username)
-        parts = await served.parts.usage.usage_of(account.id)
+        parts = (await served.parts.usage.usage_of(account.id)).repositories
         return sum(part.pulls for part in parts), sum(part.bytes_served for part in parts)
 
     async def test_counts_one_pull_for_an_index_its_child_and_its_blobs(
@@ -281,8 +281,25 @@ class TestUsage:
         await customer.call("GET", f"/v2/smm/api/blobs/{Digest.of(image.layer)}")
         await customer.call("GET", f"/v2/smm/api/blobs/{Digest.of(image.layer)}", headers={"Range": "bytes=0-9"})
         assert await self.pulls(served, customer) == (1, len(index) + len(image.manifest) + 1000 + 10)
-        await customer.call("GET", f"/v2/smm/api/manifests/{Digest.of(index)}")
+        other = index_of(await publisher.push_image("smm/api", "arm64"))
+        await publisher.push_manifest("smm/api", "v2", other, media_types.OCI_INDEX)
+        await customer.call("GET", f"/v2/smm/api/manifests/{Digest.of(other)}")
         assert (await self.pulls(served, customer))[0] == 2
+
+    async def test_the_same_again_within_a_minute_is_a_check_and_no_pull(
+        self, served: Served, publisher: RegistryClient, customer: RegistryClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        image = await publisher.push_image("smm/api", "v1")
+        now = time.time()
+        monkeypatch.setattr(served.parts.usage, "_clock", lambda: now)
+        for path in (MANIFEST, f"/v2/smm/api/manifests/{image.digest}", MANIFEST):
+            await customer.call("GET", path)
+        assert await self.pulls(served, customer) == (1, 3 * len(image.manifest))
+        now += 61
+        await customer.call("GET", MANIFEST)
+        now -= 3600  # a clock that was set back
+        await customer.call("GET", MANIFEST)
+        assert (await self.pulls(served, customer))[0] == 3
 
     async def test_looking_for_signatures_is_no_pull(
         self, served: Served, publisher: RegistryClient, customer: RegistryClient
@@ -304,6 +321,7 @@ class TestUsage:
         from entrepot.errors import DatabaseUnavailable
 
         await publisher.push_image("smm/api", "v1")
+        await publisher.push_image("smm/api", "v2")
         await customer.call("GET", MANIFEST)
         with monkeypatch.context() as patched:
 
@@ -312,7 +330,7 @@ class TestUsage:
 
             patched.setattr(served.parts.usage._database, "write_now", fail)
             await served.parts.usage.flush()
-            assert (await customer.call("GET", MANIFEST)).status_code == 200
+            assert (await customer.call("GET", "/v2/smm/api/manifests/v2")).status_code == 200
         assert (await self.pulls(served, customer))[0] == 2
 
 

@@ -82,7 +82,7 @@ def _kubelet(registry: str, user: str, secret: str) -> str:
 # Run as root on each node, and start the kubelet with
 #   --image-credential-provider-config=/etc/kubernetes/entrepot/config.yaml
 #   --image-credential-provider-bin-dir=/etc/kubernetes/entrepot/bin
-folder=${{ENTREPOT_KUBELET_FOLDER:-/etc/kubernetes/entrepot}}
+folder=${{KUBELET_FOLDER:-/etc/kubernetes/entrepot}}
 mkdir -p "$folder/bin"
 cat > "$folder/config.yaml" <<'CONFIG'
 apiVersion: kubelet.config.k8s.io/v1

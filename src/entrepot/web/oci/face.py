@@ -30,6 +30,8 @@ from entrepot.web.oci.memory import Memory
 from entrepot.web.oci.pull import Pull, Redirects
 from entrepot.web.oci.push import Push
 from entrepot.web.oci.routes import Route, find_route
+from entrepot.web.refusals import Refusals
+from entrepot.web.visitors import Visitors
 
 Method = Callable[[Exchange], Awaitable[None]]
 
@@ -53,6 +55,8 @@ class OciFace:
         uploads: Uploads,
         authenticator: Authenticator,
         usage: UsageCounter,
+        visitors: Visitors,
+        refusals: Refusals,
         *,
         realm: str,
         service: str,
@@ -62,10 +66,11 @@ class OciFace:
         chunk_bytes_min: int,
     ) -> None:
         self._authenticator = authenticator
+        self._refusals = refusals
         self._challenge = f'Bearer realm="{realm}",service="{service}"'
         self._stall_seconds = stall_seconds
         self._memory = Memory(authenticator, registry)
-        pull = self._pull = Pull(registry, usage, self._memory, redirects)
+        pull = self._pull = Pull(registry, usage, visitors, self._memory, redirects)
         push = Push(registry, uploads, max_blob_bytes=max_blob_bytes, chunk_bytes_min=chunk_bytes_min)
         self._catalog = pull.catalog
         self._methods: dict[tuple[str, str], tuple[Action, Method]] = {
@@ -91,7 +96,7 @@ class OciFace:
         """Answer one request."""
         if scope["method"] == "GET" and (known := self._memory.find(scope)) is not None:
             scope["entrepot.route"] = "manifest"
-            await self._pull.answer(known, send)
+            await self._pull.answer(known, scope, send)
             return
         # Nothing in these queries has spaces, but media types have plus signs.
         request = Request(scope, receive, stall_seconds=self._stall_seconds, is_plus_literal=True)
@@ -119,6 +124,7 @@ class OciFace:
             return
         route = find_route(raw_path)
         request.scope["entrepot.route"] = route.kind
+        request.scope["entrepot.repository"] = route.name.value
         action, method = self._find_method(request, route)
         principal = await self._authenticate(request)
         verify_allowed(principal.plan, principal.scopes, route.name, action)
@@ -134,7 +140,13 @@ class OciFace:
         return found
 
     async def _authenticate(self, request: Request) -> Principal:
-        """Who asks. Raises Unauthenticated's kinds. Source: RFC 6750 (Bearer), RFC 7617 (Basic)."""
+        """Who asks. Raises Unauthenticated's kinds."""
+        principal = await self._find_principal(request)
+        self._refusals.know(request.scope, principal.account_id, principal.account)
+        return principal
+
+    async def _find_principal(self, request: Request) -> Principal:
+        """Source: RFC 6750 (Bearer), RFC 7617 (Basic)."""
         scheme, _, value = request.header(b"authorization").partition(" ")
         match scheme.lower():
             case "bearer":
@@ -167,7 +179,8 @@ class OciFace:
             headers.append((b"connection", b"close"))
         if status >= 500:  # noqa: PLR2004
             log.error("request_failed", path=request.path, method=request.method, error=str(error), exc_info=error)
-        await send_json(send, status, error_document(code, str(error)), headers, is_head=request.method == "HEAD")
+        message = self._refusals.tell(request.scope, error, request.scope.get("entrepot.repository", ""))
+        await send_json(send, status, error_document(code, message), headers, is_head=request.method == "HEAD")
 
     def _challenge_for(self, request: Request, error: EntrepotError) -> str:
         """Where to get a token, and for what. Source: docker token spec; RFC 6750, section 3."""

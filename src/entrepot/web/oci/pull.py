@@ -17,9 +17,10 @@ from entrepot.oci.ranges import ByteRange
 from entrepot.oci.reference import Reference, RepositoryName, Tag, parse_reference, subject_of
 from entrepot.registry.service import MAX_PAGE, Referrer, Registry, StoredManifest
 from entrepot.storage.blobs import OpenBlob
-from entrepot.web.asgi import Headers, Networks, Send, client_address, is_within, send_bytes
+from entrepot.web.asgi import Headers, Networks, Scope, Send, client_address, is_within, send_bytes
 from entrepot.web.oci.exchange import API_VERSION, Exchange, matches_etag, next_page, read_page
 from entrepot.web.oci.memory import Memory, Remembered
+from entrepot.web.visitors import Visitors
 
 # What a digest names never changes (RFC 8246), but it is for whoever has shown who they are, not for shared caches. A
 # tag may move, so a cached answer must be asked about.
@@ -39,9 +40,17 @@ class Redirects:
 class Pull:
     """The reading half of `/v2/`. `redirects` None: every byte goes through this server."""
 
-    def __init__(self, registry: Registry, usage: UsageCounter, memory: Memory, redirects: Redirects | None) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        usage: UsageCounter,
+        visitors: Visitors,
+        memory: Memory,
+        redirects: Redirects | None,
+    ) -> None:
         self._registry = registry
         self._usage = usage
+        self._visitors = visitors
         self._memory = memory
         self._redirects = redirects
 
@@ -71,7 +80,7 @@ class Pull:
         headers.append((b"content-length", b"%d" % len(stored.content)))
         is_pull = _is_pull(reference, stored)
         answer = Remembered(exchange.principal, exchange.name, reference, stored, headers, is_pull, generation)
-        await self.answer(answer, exchange.send)
+        await self.answer(answer, exchange.request.scope, exchange.send)
         self._memory.keep(answer, exchange.request.scope)
 
     async def _verify_reached(self, exchange: Exchange, reference: Reference) -> int | None:
@@ -90,13 +99,17 @@ class Pull:
             raise tags_denied(plan, name, str(reference), limits)
         return generation
 
-    async def answer(self, answer: Remembered, send: Send) -> None:
+    async def answer(self, answer: Remembered, scope: Scope, send: Send) -> None:
         """Send a manifest, and count it."""
         content = answer.stored.content
         await send({"type": "http.response.start", "status": 200, "headers": answer.headers})
         await send({"type": "http.response.body", "body": content})
-        count = self._usage.count_pull if answer.is_pull else self._usage.count_bytes
-        count(answer.principal.account_id, answer.name.value, len(content))
+        name, digest = answer.name.value, str(answer.stored.digest)
+        if answer.is_pull:
+            tag = answer.reference.value if isinstance(answer.reference, Tag) else ""
+            self._usage.count_pull(answer.principal, name, tag, digest, self._visitors.of(scope), len(content))
+        else:
+            self._usage.count_content(answer.principal, name, digest, len(content))
 
     async def blob(self, exchange: Exchange) -> None:
         """GET or HEAD `/v2/<name>/blobs/<digest>`, whole or one range of it."""
@@ -120,7 +133,7 @@ class Pull:
         part = None if exchange.is_head else _wanted_range(exchange, blob.size, etag)
         served = part or ByteRange(0, blob.size)
         if not exchange.is_head:
-            self._usage.count_bytes(exchange.principal.account_id, exchange.name.value, served.size)
+            self._usage.count_content(exchange.principal, exchange.name.value, str(digest), served.size)
             if self._is_redirected(exchange):
                 await self._redirect(exchange, blob)
                 return

@@ -16,10 +16,12 @@ from entrepot.access.scopes import parse_scopes
 from entrepot.access.secrets import Secret
 from entrepot.accounts.authentication import Authenticator
 from entrepot.accounts.tokens import LIFETIME, Tokens
+from entrepot.accounts.usage import UsageCounter
 from entrepot.errors import EntrepotError, RequestInvalid, Unauthenticated, Unsupported
 from entrepot.web.asgi import Headers, Receive, Request, Scope, Send, send_json
 from entrepot.web.basic import read_basic
 from entrepot.web.errors import error_document, find_answer
+from entrepot.web.refusals import Refusals
 from entrepot.web.token.errors import ANSWERS
 
 _MAX_FORM_BYTES = 16 * 1024
@@ -31,9 +33,20 @@ log = structlog.get_logger(__name__)
 class TokenFace:
     """`/token`, for the one registry that is named `service`."""
 
-    def __init__(self, authenticator: Authenticator, tokens: Tokens, *, service: str, stall_seconds: float) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        tokens: Tokens,
+        usage: UsageCounter,
+        refusals: Refusals,
+        *,
+        service: str,
+        stall_seconds: float,
+    ) -> None:
         self._authenticator = authenticator
         self._tokens = tokens
+        self._usage = usage
+        self._refusals = refusals
         self._service = service
         self._stall_seconds = stall_seconds
 
@@ -44,7 +57,7 @@ class TokenFace:
         try:
             await self._answer(request, send)
         except EntrepotError as error:
-            await _refuse(request, send, error)
+            await self._refuse(request, send, error)
 
     async def _answer(self, request: Request, send: Send) -> None:
         if request.path != "/token" or request.method not in {"GET", "POST"}:
@@ -65,7 +78,27 @@ class TokenFace:
             "expires_in": int(LIFETIME.total_seconds()),
             "issued_at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         }
+        self._usage.count_login(principal)
         await send_json(send, 200, document, [_NO_STORE])
+
+    async def _refuse(self, request: Request, send: Send, error: EntrepotError) -> None:
+        status, code = find_answer(ANSWERS, error)
+        headers: Headers = [_NO_STORE]
+        if status == 401:  # noqa: PLR2004 - RFC 9110, 15.5.2
+            headers.append((b"www-authenticate", b'Basic realm="entrepot", charset="UTF-8"'))
+        if status == 503:  # noqa: PLR2004
+            headers.append((b"retry-after", b"5"))
+        if request.has_body:
+            headers.append((b"connection", b"close"))
+        if status >= 500:  # noqa: PLR2004
+            log.error("token_failed", error=str(error), exc_info=error)
+        await send_json(
+            send,
+            status,
+            error_document(code, self._refusals.tell(request.scope, error)),
+            headers,
+            is_head=request.method == "HEAD",
+        )
 
     def _verify_service(self, named: list[str]) -> None:
         """A client that names another service was sent here by mistake, and would get a token of no use."""
@@ -96,17 +129,3 @@ async def _read_form(request: Request) -> list[tuple[str, str]]:
         return parse_qsl(body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=100)
     except ValueError as error:
         raise RequestInvalid("the body is not a form (application/x-www-form-urlencoded)") from error
-
-
-async def _refuse(request: Request, send: Send, error: EntrepotError) -> None:
-    status, code = find_answer(ANSWERS, error)
-    headers: Headers = [_NO_STORE]
-    if status == 401:  # noqa: PLR2004 - RFC 9110, 15.5.2
-        headers.append((b"www-authenticate", b'Basic realm="entrepot", charset="UTF-8"'))
-    if status == 503:  # noqa: PLR2004
-        headers.append((b"retry-after", b"5"))
-    if request.has_body:
-        headers.append((b"connection", b"close"))
-    if status >= 500:  # noqa: PLR2004
-        log.error("token_failed", error=str(error), exc_info=error)
-    await send_json(send, status, error_document(code, str(error)), headers, is_head=request.method == "HEAD")

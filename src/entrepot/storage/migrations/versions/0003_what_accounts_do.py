@@ -45,6 +45,16 @@ def upgrade() -> None:
         sa.Column("disabled_at", Instant(), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_webhooks")),
     )
+    op.create_index(op.f("ix_accounts_created_at"), "accounts", ["created_at"], unique=False)
+    op.create_table(
+        "account_fetches",
+        sa.Column("account_id", Id, nullable=False),
+        sa.Column("digest", text(140), nullable=False),
+        sa.Column("at", Instant(), nullable=False),
+        sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_account_fetches_account_id")),
+        sa.PrimaryKeyConstraint("account_id", "digest", name=op.f("pk_account_fetches")),
+    )
+    op.create_index(op.f("ix_account_fetches_at"), "account_fetches", ["at"], unique=False)
     op.create_table(
         "account_steps",
         sa.Column("account_id", Id, nullable=False),
