@@ -16,7 +16,7 @@ from entrepot.access.keys import Keys
 from entrepot.access.names import account_name, parse_external_id
 from entrepot.access.plans import MAX_LIFETIME, Plan
 from entrepot.access.secrets import CREDENTIAL_PREFIX, Secret
-from entrepot.accounts import records
+from entrepot.accounts import records, steps
 from entrepot.accounts.audit import Actor, note
 from entrepot.accounts.identity import verify_identity, verify_labels
 from entrepot.accounts.records import AccountFilter
@@ -141,7 +141,7 @@ class Accounts:
             account = _read(_get_account(connection, name))
             if not is_new:
                 return account, None
-            records.insert_step(connection, account.id, "signed_up", now)
+            steps.begin(connection, account.id, plan, account.created_by, now)
             note(connection, actor, "account.created", name, now, plan=plan)
             return account, self._issue(connection, account, actor, now, lifetime)
 
@@ -334,7 +334,6 @@ class Accounts:
                 "revoked_at": None,
             },
         )
-        records.insert_step(connection, account.id, "credential_issued", now)
         note(connection, actor, "credential.issued", account.name, now, credential=issued.id, **detail)
         publish(connection, "account", account.name, now)
         return issued

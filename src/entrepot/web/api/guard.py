@@ -10,6 +10,7 @@ from entrepot.access.api_scopes import ApiScope
 from entrepot.access.secrets import Secret
 from entrepot.accounts.api_keys import ApiKey
 from entrepot.accounts.audit import Actor
+from entrepot.accounts.reach import AccountReach
 from entrepot.accounts.service import Account
 from entrepot.errors import AccountUnknown, ApiKeyInvalid
 from entrepot.web.api.services import Services
@@ -24,13 +25,15 @@ class Caller:
     def __init__(self, request: Request, key: ApiKey) -> None:
         self.services: Services = request.app.state.services
         self.key = key
+        # Every list and every single account that a route shows or changes goes through it.
+        self.reach = AccountReach(plans=key.plans)
         address = client_address(request.scope, self.services.trusted_proxies)
         self.actor = Actor(f"api-key:{key.name}", request.state.request_id, None if address is None else str(address))
 
     async def get_account(self, name: str) -> Account:
         """An account that the key may touch; any other is unknown to it. Raises AccountUnknown."""
         account = await self.services.accounts.get(name)
-        if not self.key.may_touch(account.plan):
+        if not self.reach.covers(account):
             raise AccountUnknown(f"there is no account {name[:80]!r}")
         return account
 

@@ -6,7 +6,7 @@ from entrepot.accounts.api_keys import ApiKeys
 from entrepot.accounts.audit import AuditLog
 from entrepot.accounts.plans import Plans
 from entrepot.accounts.service import Accounts
-from entrepot.accounts.usage import UsageCounter
+from entrepot.accounts.usage_reports import UsageReports
 from entrepot.web.asgi import Networks
 
 
@@ -17,7 +17,7 @@ class Services:
     accounts: Accounts
     api_keys: ApiKeys
     plans: Plans
-    usage: UsageCounter
+    reports: UsageReports
     audit: AuditLog
     public_url: str
     trusted_proxies: Networks
