@@ -93,6 +93,10 @@ class RequestInvalid(Invalid):
     """A request body or parameter of the platform API that does not fit its schema."""
 
 
+class WebhookInvalid(Invalid):
+    """A webhook whose name or URL cannot be accepted."""
+
+
 class SettingsInvalid(Invalid):
     """A setting that is unknown, malformed or missing."""
 
@@ -170,6 +174,14 @@ class ApiKeyUnknown(NotFound):
     """No API key of this name."""
 
 
+class EventUnknown(NotFound):
+    """No event with this id; it may have been dropped with age."""
+
+
+class WebhookUnknown(NotFound):
+    """No webhook of this name."""
+
+
 class RuleUnknown(NotFound):
     """No replication rule of this name."""
 
@@ -208,6 +220,10 @@ class TagImmutable(Conflict):
 
 class ApiKeyExists(Conflict):
     """An API key of this name is there already."""
+
+
+class WebhookDisabled(Conflict):
+    """The webhook is disabled, so nothing would be delivered."""
 
 
 class AccountClosed(Conflict):

@@ -26,6 +26,28 @@ def upsert(connection: sa.Connection, table: sa.Table, row: dict[str, Any]) -> N
     connection.execute(_insert(connection, table).values(row).on_conflict_do_update(index_elements=key, set_=values))
 
 
+def upsert_all(connection: sa.Connection, table: sa.Table, rows: Rows) -> None:
+    """Insert the rows, or give those whose primary keys are there these values; all rows name the same columns."""
+    if not rows:
+        return
+    statement = _insert(connection, table)
+    key = _key(table)
+    values = {name: statement.excluded[name] for name in rows[0] if name not in key}
+    connection.execute(statement.on_conflict_do_update(index_elements=key, set_=values), rows)
+
+
+def delete_some(connection: sa.Connection, table: sa.Table, condition: sa.ColumnElement[bool], limit: int) -> int:
+    """Delete up to `limit` rows for which the condition holds; answers how many were found.
+
+    What another process deletes at the same moment counts, so that 0 means that none is left.
+    """
+    key = list(table.primary_key)
+    found = connection.execute(sa.select(*key).where(condition).limit(limit)).all()
+    if found:
+        connection.execute(table.delete().where(sa.tuple_(*key).in_([tuple(row) for row in found])))
+    return len(found)
+
+
 def add_up(
     connection: sa.Connection, table: sa.Table, rows: Rows, sums: Sequence[str], *, first: str = "", last: str = ""
 ) -> None:

@@ -19,6 +19,7 @@ ANSWERS: dict[type[EntrepotError], tuple[int, str]] = {
     errors.Invalid: (400, "Invalid request"),
     errors.PlanInvalid: (422, "Invalid plan"),
     errors.IdentityInvalid: (422, "Invalid account"),
+    errors.WebhookInvalid: (422, "Invalid webhook"),
     errors.Unsupported: (405, "Not supported"),
     errors.TooLarge: (413, "Too large"),
     errors.NotFound: (404, "Not found"),
