@@ -19,17 +19,22 @@ from typing import TYPE_CHECKING
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from entrepot.access.destinations import Destinations
 from entrepot.access.keys import Keys
 from entrepot.accounts.api_keys import ApiKeys
 from entrepot.accounts.audit import AuditLog
 from entrepot.accounts.authentication import Authenticator
+from entrepot.accounts.deliveries import Deliveries
 from entrepot.accounts.directory import Directory
+from entrepot.accounts.events import Events
 from entrepot.accounts.explanation import Explanations
 from entrepot.accounts.plans import Plans
 from entrepot.accounts.service import Accounts
 from entrepot.accounts.tokens import Tokens
+from entrepot.accounts.upkeep import Retention, Upkeep
 from entrepot.accounts.usage import UsageCounter
 from entrepot.accounts.usage_reports import UsageReports
+from entrepot.accounts.webhooks import Webhooks
 from entrepot.errors import GlobInvalid, SettingsInvalid
 from entrepot.logs import configure_logs
 from entrepot.registry.garbage import GarbageCollector
@@ -72,6 +77,10 @@ class Parts:
     usage: UsageCounter
     reports: UsageReports
     audit: AuditLog
+    events: Events
+    webhooks: Webhooks
+    deliveries: Deliveries
+    upkeep: Upkeep
     replications: Replications
     garbage: GarbageCollector
 
@@ -114,6 +123,8 @@ def build_parts(settings: Settings) -> Parts:
     )
     directory = Directory(database, signals)
     tokens = Tokens(keys, utc_now, service=settings.registry_host)
+    destinations = Destinations(settings.webhooks.networks, settings.webhooks.plain_http)
+    webhooks = Webhooks(database, utc_now, keys, destinations)
     parts = Parts(
         settings=settings,
         database=database,
@@ -130,6 +141,10 @@ def build_parts(settings: Settings) -> Parts:
         usage=UsageCounter(database),
         reports=UsageReports(database),
         audit=AuditLog(database, utc_now),
+        events=Events(database),
+        webhooks=webhooks,
+        deliveries=Deliveries(database, webhooks, utc_now, destinations),
+        upkeep=Upkeep(database, utc_now, _read_retention(settings)),
         replications=Replications(database, registry, utc_now, concurrency=settings.replication.concurrency),
         garbage=GarbageCollector(database, blobs, signals, utc_now, grace=grace, untagged=settings.gc.untagged),
     )
@@ -168,6 +183,18 @@ def _read_policies(settings: Settings) -> Policies:
         return Policies.parse(wanted.immutable_tags, wanted.quotas, wanted.sparse_manifests)
     except (GlobInvalid, ValueError) as error:
         raise SettingsInvalid(f"ENTREPOT_REPOSITORIES__...: {error}") from error
+
+
+def _read_retention(settings: Settings) -> Retention:
+    kept = settings.retention
+    return Retention(
+        hourly_usage=timedelta(days=kept.hourly_usage_days),
+        daily_usage=timedelta(days=kept.daily_usage_days),
+        networks=timedelta(days=kept.networks_days),
+        refusals=timedelta(days=kept.refusals_days),
+        audit=timedelta(days=kept.audit_days),
+        events=timedelta(days=kept.events_days),
+    )
 
 
 def close_parts(parts: Parts) -> None:
@@ -227,6 +254,8 @@ def build_app(parts: Parts) -> "Front":
         plans=parts.plans,
         reports=parts.reports,
         audit=parts.audit,
+        events=parts.events,
+        webhooks=parts.webhooks,
         public_url=settings.effective_public_url,
         trusted_proxies=settings.trusted_proxies,
     )

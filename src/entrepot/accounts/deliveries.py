@@ -1,7 +1,7 @@
 """Delivering events to webhooks: at least once, each attempt by one worker, whatever becomes of it.
 
 A delivery is a row that says when it is due. A worker that takes it up moves that to when it may be taken for dead, so
-that nobody else has it before, and somebody does after. Each webhook has a lane of its own, which nothing else waits for.
+that nobody else has it before, and somebody does after. Each webhook has a lane of its own, which no other waits for.
 
 Source: Standard Webhooks 1.0.0, "Deliverability and reliability", for deadlines, retries and 410.
 """
@@ -13,7 +13,7 @@ import random
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 import structlog
@@ -107,9 +107,7 @@ class Deliveries:
     async def deliver_due(self, name: str, sender: Sender) -> int:
         """Try a few deliveries to one webhook that are due, all at the same time; answers how many there were."""
         attempts = await self._database.write(lambda connection: self._claim(connection, name))
-        ends = await asyncio.gather(
-            *(self._carry_out(attempt, sender) for attempt in attempts), return_exceptions=True
-        )
+        ends = await asyncio.gather(*(self._carry_out(attempt, sender) for attempt in attempts), return_exceptions=True)
         for end in ends:
             if isinstance(end, BaseException):
                 raise end
@@ -130,7 +128,7 @@ class Deliveries:
         now = self._clock()
         until = now + _LEASE
         keys = self._webhooks.open_keys(webhook, now)
-        url = URL(webhook["url"])
+        url = URL(webhook["url"], encoded=True)
         return [
             _Attempt(name, url, keys, row["row_id"], row["event_id"], row["attempt"], _body_of(row), until)
             for row in records.claim_deliveries(connection, name, now, until, _AT_ONCE)
@@ -149,7 +147,7 @@ class Deliveries:
             log.info(
                 "webhook_failed",
                 webhook=attempt.webhook,
-                event=attempt.event_id,
+                event_id=attempt.event_id,
                 attempt=attempt.number,
                 problem=answer.problem,
             )
@@ -158,13 +156,11 @@ class Deliveries:
         """Write down how an attempt ended; answers it in a word."""
         now = self._clock()
         if answer.problem is None:
-            values = {"next_at": None, "delivered_at": now, "problem": None}
-            records.finish_attempt(connection, attempt.webhook, attempt.row_id, attempt.number, attempt.until, **values)
+            self._finish(connection, attempt, next_at=None, delivered_at=now, problem=None)
             records.note_success(connection, attempt.webhook)
             return "delivered"
         wait = plan_wait(attempt.number, answer)
-        values = {"next_at": None if wait is None else now + wait, "problem": answer.problem}
-        records.finish_attempt(connection, attempt.webhook, attempt.row_id, attempt.number, attempt.until, **values)
+        self._finish(connection, attempt, next_at=None if wait is None else now + wait, problem=answer.problem)
         failing_since = records.note_failure(connection, attempt.webhook, now)
         reason = None
         if answer.status == _GONE:
@@ -174,6 +170,11 @@ class Deliveries:
         if reason is not None and records.disable_webhook(connection, attempt.webhook, now, reason):
             note(connection, _JOBS, "webhook.disabled", attempt.webhook, now, reason=reason)
         return "failed" if wait is not None else "given_up"
+
+    @staticmethod
+    def _finish(connection: sa.Connection, attempt: _Attempt, **values: Any) -> None:
+        """Change the delivery, unless somebody else has it by now."""
+        records.finish_attempt(connection, attempt.webhook, attempt.row_id, attempt.number, attempt.until, **values)
 
 
 def plan_wait(attempts: int, answer: Answer) -> timedelta | None:

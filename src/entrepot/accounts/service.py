@@ -208,7 +208,9 @@ class Accounts:
             known = records.list_credentials(connection, account.id, _LISTED_CREDENTIALS)
             if credential_id not in {row["id"] for row in known}:
                 raise CredentialUnknown(f"account {name} has no credential {credential_id[:40]!r}")
-            is_alive = credential_id in {row["id"] for row in records.list_live_credentials(connection, account.id, now)}
+            is_alive = credential_id in {
+                row["id"] for row in records.list_live_credentials(connection, account.id, now)
+            }
             is_new = records.revoke_credentials(connection, [credential_id], now) > 0
             note(connection, actor, "credential.revoked", name, now, credential=credential_id)
             if is_alive and is_new:

@@ -1,14 +1,14 @@
 """Upkeep: warnings of what is about to end, and dropping what was kept for long enough.
 
-Every step is a row of small transactions, so that nothing waits for it, and does no harm when several workers take it at
-the same time or when one dies in the middle.
+Every step is a row of small transactions, so that nothing waits for it, and does no harm when several workers take it
+at the same time or when one dies in the middle.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Final
 

@@ -1,7 +1,7 @@
 """SQL of upkeep: one function per step, each a batch that takes milliseconds and can be repeated without harm."""
 
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -83,10 +83,7 @@ def tell_dormant(connection: sa.Connection, now: datetime) -> int:
     for account_id in ids:
         if not _has_pulled_since(connection, account_id, start):
             _tell_dormant(connection, account_id, start, now)
-    if len(ids) < BATCH:
-        place = f"{start.date() + timedelta(days=1)}"
-    else:
-        place = f"{day} {ids[-1]}"
+    place = f"{start.date() + timedelta(days=1)}" if len(ids) < BATCH else f"{day} {ids[-1]}"
     connection.execute(installation.update().where(_PLACE).values(value=place))
     return max(1, len(ids))
 
@@ -120,11 +117,15 @@ def _has_pulled_since(connection: sa.Connection, account_id: int, day: datetime)
 
 
 def _tell_dormant(connection: sa.Connection, account_id: int, day: datetime, now: datetime) -> None:
-    query = sa.select(accounts.c.name, accounts.c.plan).where(accounts.c.id == account_id, accounts.c.status == "active")
+    query = sa.select(accounts.c.name, accounts.c.plan).where(
+        accounts.c.id == account_id, accounts.c.status == "active"
+    )
     account = connection.execute(query).first()
     if account is None:
         return
-    last_pull_at = connection.scalar(sa.select(sa.func.max(usage.c.last_pull_at)).where(usage.c.account_id == account_id))
+    last_pull_at = connection.scalar(
+        sa.select(sa.func.max(usage.c.last_pull_at)).where(usage.c.account_id == account_id)
+    )
     emit(
         connection,
         EventType.ACCOUNT_DORMANT,

@@ -196,7 +196,9 @@ def _note_versions(connection: sa.Connection, batch: Batch, known: Reached) -> s
         count = connection.scalar(sa.select(sa.func.count()).select_from(usage_versions).where(mine))
         if (count or 0) < 2:  # noqa: PLR2004 - the one just written
             continue
-        first_at = connection.scalar(sa.select(usage_versions.c.first_at).where(mine, usage_versions.c.digest == digest))
+        first_at = connection.scalar(
+            sa.select(usage_versions.c.first_at).where(mine, usage_versions.c.digest == digest)
+        )
         if first_at is not None and first_at < at:
             continue  # told of then; the event itself is not kept for ever
         _reach(connection, holder, Step.SECOND_VERSION, at)

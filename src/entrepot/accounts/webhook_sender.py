@@ -62,7 +62,7 @@ class Sender:
         try:
             async with (
                 asyncio.timeout(self._deadlines.total_seconds),
-                self._session.post(url, headers=headers, data=body, allow_redirects=False) as response:
+                self._session.post(url, headers=headers, data=body, allow_redirects=False) as response,
             ):
                 answer = _judge(response.status, response.headers.get("Retry-After"), now)
                 await response.content.read(_ANSWER_BYTES)
@@ -106,19 +106,21 @@ def _judge(status: int, retry_after: str | None, now: datetime) -> Answer:
 
 
 def _explain(error: BaseException) -> str | None:
-    """What went wrong, without a word of the receiver's or its network's; None for the deadline."""
+    """What went wrong, without a word of the receiver's or its network's; None for the deadline of it all."""
     if _NOT_PUBLIC in str(error):
         return _NOT_PUBLIC
-    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
-        return "the host has no TLS certificate that is trusted here"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "the host's name has no address"
-    if isinstance(error, aiohttp.ServerTimeoutError):
-        return "no connection came about in time"
-    if isinstance(error, TimeoutError):
-        return None
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return "the host refuses the connection, or cannot be reached"
-    if isinstance(error, aiohttp.ClientResponseError | ValueError):
-        return "the host does not answer in HTTP"
-    return "the host broke off the connection"
+    return next((words for kind, words in _PROBLEMS if isinstance(error, kind)), None)
+
+
+# The nearest class first.
+_PROBLEMS: tuple[tuple[type[BaseException], str], ...] = (
+    (aiohttp.ClientSSLError, "the host has no TLS certificate that is trusted here"),
+    (ssl.SSLError, "the host has no TLS certificate that is trusted here"),
+    (aiohttp.ClientConnectorDNSError, "the host's name has no address"),
+    (aiohttp.ClientConnectorError, "the host refuses the connection, or cannot be reached"),
+    (aiohttp.ServerTimeoutError, "no connection came about in time"),
+    (aiohttp.ClientResponseError, "the host does not answer in HTTP"),
+    (ValueError, "the host does not answer in HTTP"),
+    (aiohttp.ClientError, "the host broke off the connection"),
+    (ConnectionError, "the host broke off the connection"),
+)

@@ -14,13 +14,13 @@ from yarl import URL
 
 from entrepot.access.destinations import Destinations
 from entrepot.access.keys import Keys
-from entrepot.access.sealing import seal, unseal
 from entrepot.access.secrets import Secret
 from entrepot.access.signatures import generate_key, show_key
 from entrepot.accounts import event_records
 from entrepot.accounts import webhook_records as records
 from entrepot.accounts.audit import Actor, note
 from entrepot.accounts.events import EventType, emit
+from entrepot.accounts.sealing import seal, unseal
 from entrepot.accounts.webhook_records import DeliveryStatus
 from entrepot.errors import Conflict, EventUnknown, RequestInvalid, WebhookDisabled, WebhookInvalid, WebhookUnknown
 from entrepot.storage.clock import Clock
@@ -82,8 +82,8 @@ class Webhooks:
         One that is enabled again goes on where it stood. Raises WebhookInvalid, or Conflict when there are too many.
         """
         _verify_name(name)
-        parsed = self._destinations.parse(url)
-        values = {"url": str(parsed), "types": None if types is None else sorted(set(types))}
+        self._destinations.verify_url(url)
+        values: dict[str, Any] = {"url": url, "types": None if types is None else sorted(set(types))}
 
         def work(connection: sa.Connection) -> tuple[Webhook, Secret | None]:
             now = self._clock()
@@ -91,7 +91,15 @@ class Webhooks:
             if records.find_webhook(connection, name) is None:
                 secret = self._insert(connection, name, values, now)
             if secret is not None:
-                note(connection, actor, "webhook.created", name, now, origin=_origin_of(values["url"]), types=values["types"])
+                note(
+                    connection,
+                    actor,
+                    "webhook.created",
+                    name,
+                    now,
+                    origin=_origin_of(values["url"]),
+                    types=values["types"],
+                )
             before = _read(_get(connection, name))
             state = _plan_state(before, now, is_enabled=is_enabled)
             records.update_webhook(connection, name, **values, **state)
@@ -156,7 +164,10 @@ class Webhooks:
         await self._change(name, work)
 
     async def replay_since(self, name: str, since: datetime, actor: Actor) -> int:
-        """Deliver every event from an instant on once more; answers how many. Raises WebhookUnknown, WebhookDisabled."""
+        """Deliver every event from an instant on once more; answers how many.
+
+        Raises WebhookUnknown or WebhookDisabled.
+        """
 
         def work(connection: sa.Connection, now: datetime) -> int:
             _verify_enabled(connection, name)

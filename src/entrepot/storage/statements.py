@@ -44,7 +44,10 @@ def delete_some(connection: sa.Connection, table: sa.Table, condition: sa.Column
     key = list(table.primary_key)
     found = connection.execute(sa.select(*key).where(condition).limit(limit)).all()
     if found:
-        connection.execute(table.delete().where(sa.tuple_(*key).in_([tuple(row) for row in found])))
+        # One by one: SQLite reads the whole table for a list of keys that have several columns.
+        same = [column == sa.bindparam(f"key_{place}") for place, column in enumerate(key)]
+        rows = [{f"key_{place}": value for place, value in enumerate(row)} for row in found]
+        connection.execute(table.delete().where(*same), rows)
     return len(found)
 
 

@@ -7,7 +7,9 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from entrepot.accounts.api_keys import ApiKey
 from entrepot.accounts.audit import AuditRow
+from entrepot.accounts.events import EventType
 from entrepot.accounts.service import DEFAULT_GRACE, Account, CredentialState, IssuedCredential
+from entrepot.accounts.webhooks import DEFAULT_GRACE as WEBHOOK_GRACE
 
 
 class _Body(BaseModel):
@@ -100,6 +102,37 @@ class ApiKeyRequest(_Body):
     name: str = Field(examples=["platform"])
     scopes: list[str] = Field(examples=[["accounts:write"]])
     plans: list[str] | None = Field(None, description="Limits the key to accounts on these plans.")
+
+
+class WebhookRequest(_Body):
+    """Where events are to be delivered to."""
+
+    url: str = Field(examples=["https://platform.example.com/entrepot"])
+    types: list[EventType] | None = Field(
+        None, min_length=1, description="The events that are wanted; null: all.", examples=[["pull.first"]]
+    )
+    enabled: bool = True
+
+
+class WebhookSecretRequest(_Body):
+    """How long deliveries are signed with the old secret, too."""
+
+    grace_seconds: Seconds = Field(
+        int(WEBHOOK_GRACE.total_seconds()), description="0: the old one signs no more. At most 30 days."
+    )
+
+
+class ReplayRequest(_Body):
+    """What to deliver once more: one event, or all from an instant on."""
+
+    event_id: str | None = Field(None, examples=["evt_5f1d0c4b3a2e4d6f8a9b0c1d2e3f4a5b"])
+    since: Instant | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "ReplayRequest":
+        if (self.event_id is None) == (self.since is None):
+            raise ValueError("give either event_id or since")
+        return self
 
 
 class AccountBody(BaseModel):

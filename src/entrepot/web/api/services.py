@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 from entrepot.accounts.api_keys import ApiKeys
 from entrepot.accounts.audit import AuditLog
+from entrepot.accounts.events import Events
 from entrepot.accounts.plans import Plans
 from entrepot.accounts.service import Accounts
 from entrepot.accounts.usage_reports import UsageReports
+from entrepot.accounts.webhooks import Webhooks
 from entrepot.web.asgi import Networks
 
 
@@ -19,5 +21,7 @@ class Services:
     plans: Plans
     reports: UsageReports
     audit: AuditLog
+    events: Events
+    webhooks: Webhooks
     public_url: str
     trusted_proxies: Networks

@@ -142,7 +142,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("account_id", "period", "start", "repository", "tag", name=op.f("pk_usage_periods")),
     )
     op.create_index(
-        op.f("ix_usage_periods_period_start_account_id"), "usage_periods", ["period", "start", "account_id"], unique=False
+        op.f("ix_usage_periods_period_start_account_id"),
+        "usage_periods",
+        ["period", "start", "account_id"],
+        unique=False,
     )
     op.create_table(
         "usage_versions",
