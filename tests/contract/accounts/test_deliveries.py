@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 import pytest
@@ -22,15 +21,9 @@ from tests.contract.accounts.conftest import HERE, HOOK, House, open_house
 from tests.support.hostile import send_pieces
 from tests.support.receiver import Receiver, receiving
 from tests.support.served import TESTER
+from tests.support.waiting import eventually
 
 LEASE = timedelta(seconds=61)
-
-
-async def eventually(ask: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not await ask():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        await asyncio.sleep(0.02)
 
 
 async def test_what_happens_arrives_signed_and_once(house: House, receiver: Receiver) -> None:

@@ -13,6 +13,7 @@ from entrepot.accounts.reach import AccountReach
 from entrepot.accounts.records import find_account
 from entrepot.storage import tables
 from tests.contract.accounts.conftest import House
+from tests.support.reference import documented_events
 from tests.support.served import TESTER
 
 EVERYTHING = EventFilter()
@@ -59,6 +60,8 @@ async def test_each_change_of_an_account_is_told_with_what_it_changed(house: Hou
     assert (revoked["credential"], revoked["reason"]) == (third.id, "revoked")
     assert (deleted["credential"], deleted["reason"]) == (second.id, "account_deleted")
     assert "entp_" not in str(events)
+    documented = documented_events()
+    assert all(event.data.keys() <= documented[event.type] for event in events)
 
 
 async def test_what_changes_nothing_is_not_told(house: House) -> None:

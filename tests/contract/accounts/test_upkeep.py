@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from entrepot.storage.tables import account_fetches, usage, usage_networks, usag
 from tests.contract.accounts.conftest import HOOK, House
 from tests.support.receiver import Receiver
 from tests.support.served import TESTER
+from tests.support.waiting import eventually
 
 DAY = timedelta(days=1)
 KEPT = Retention(
@@ -266,9 +267,11 @@ async def test_the_job_goes_on_after_a_database_that_was_away_and_stops_when_tol
 
     monkeypatch.setattr(house.database, "write", write_or_fail)
     job = asyncio.create_task(keep_up(upkeep(house), stop))
-    async with asyncio.timeout(30):
-        while not await house.list_events("credential.expiring"):
-            await asyncio.sleep(0.02)
+
+    async def is_told() -> bool:
+        return bool(await house.list_events("credential.expiring"))
+
+    await eventually(is_told)
     stop.set()
     await job
 
