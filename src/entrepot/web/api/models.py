@@ -91,6 +91,7 @@ class PlanRequest(_Body):
     """A plan as in plans.yaml."""
 
     grants: list[dict[str, Any]]
+    limits: dict[str, Any] | None = Field(None, examples=[{"pulls_per_hour": 200, "bytes_per_month": "500GB"}])
     credential_lifetime: str | None = None
 
 
@@ -191,6 +192,7 @@ class PlanBody(BaseModel):
 
     name: str
     grants: list[dict[str, Any]]
+    limits: dict[str, Any] | None = None
     credential_lifetime: str | None = None
 
 

@@ -6,6 +6,7 @@ from entrepot.accounts.api_keys import ApiKeys
 from entrepot.accounts.audit import AuditLog
 from entrepot.accounts.plans import Plans
 from entrepot.accounts.service import Accounts
+from entrepot.accounts.throttle import Throttle
 from entrepot.accounts.usage_reports import UsageReports
 from entrepot.web.asgi import Networks
 
@@ -19,5 +20,6 @@ class Services:
     plans: Plans
     reports: UsageReports
     audit: AuditLog
+    throttle: Throttle
     public_url: str
     trusted_proxies: Networks
