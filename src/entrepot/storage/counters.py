@@ -3,8 +3,9 @@
 Each process adds in memory. Once a second, and whenever somebody needs to know at once, it sends what it added to a
 store that all processes share, and hears the totals. Adding and looking never wait.
 
-A process never forgets a total that it has heard, and tells it to a store that has less: so a store that lost its
-memory, or that takes the place of another, has the totals back after one exchange, as long as one process is alive.
+A process never forgets a total that it has heard, and tells it to a store that has less. So a store that lost its
+memory, or that takes the place of another, has back what was heard as long as one process is alive; at that moment,
+what some processes had not heard of yet may be missed.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Shared counts in Redis: a hash for each name and window, which ends by itself some time after its window."""
+"""Shared counts in Redis: a hash for each name and window, which ends by itself when nobody counts in it any more."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,8 +13,9 @@ from entrepot.storage.redis_connection import name_of, open_redis
 
 # Below the patience of whoever asks.
 _ANSWER_SECONDS = 0.5
+# Beyond a window's length: the clocks of two machines may differ, and that of Redis does not matter.
 _KEPT_SECONDS = 3600
-# ARGV: when the key ends, then (member, known, added) for each share. Amounts go through Redis as text, since Lua's own
+# ARGV: for how long the key is kept, then (member, known, added) for each share. Amounts go through Redis as text, since Lua's own
 # numbers would write large ones with an exponent.
 _SCRIPT = """
 for i = 2, #ARGV, 3 do
@@ -24,7 +25,7 @@ for i = 2, #ARGV, 3 do
   end
   redis.call('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 2])
 end
-redis.call('EXPIREAT', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[1])
 return redis.call('HGETALL', KEYS[1])
 """
 
@@ -56,7 +57,7 @@ class RedisCounters:
         for change in changes:
             key = f"entrepot:{self._space}:count:{change.name}:{change.start}"
             shares = [text for share in change.shares for text in map(str, share)]
-            pipeline.eval(_SCRIPT, 1, key, str(change.until + _KEPT_SECONDS), *shares)
+            pipeline.eval(_SCRIPT, 1, key, str(change.until - change.start + _KEPT_SECONDS), *shares)
         try:
             return [_read(answer) for answer in pipeline.execute()]
         except redis.TimeoutError as error:
