@@ -151,7 +151,7 @@ def build_parts(settings: Settings) -> Parts:
         api_keys=ApiKeys(database, signals, utc_now, keys),
         authenticator=Authenticator(directory, tokens, keys, utc_now, throttle),
         throttle=throttle,
-        explanations=Explanations(directory, utc_now),
+        explanations=Explanations(directory, database, utc_now),
         tokens=tokens,
         usage=UsageCounter(database, rechecks, limiter),
         limiter=limiter,

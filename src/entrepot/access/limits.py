@@ -120,9 +120,18 @@ class Use(NamedTuple):
         """What may still be taken."""
         return max(0, self.allowed - self.used)
 
+    @property
+    def is_used_up(self) -> bool:
+        """Whether every pull is refused; where networks are limited, those that are counted may go on."""
+        return self.name is not LimitName.NETWORKS_PER_HOUR and self.used >= self.allowed
+
     def seconds_left(self, now: float) -> int:
         """Until the next window begins, at least 1."""
         return max(1, math.ceil(self.window.until - now))
+
+    def __str__(self) -> str:
+        used = format_bytes(self.used) if self.name is LimitName.BYTES_PER_MONTH else self.used
+        return f"{_spell(self.name, self.allowed)}: {used} used"
 
 
 class Allowance(NamedTuple):
@@ -150,11 +159,10 @@ def find_refusal(plan: str, account: str, used_up: Iterable[Use], now: float) ->
     if use is None:
         return None
     opens_at = datetime.fromtimestamp(use.window.until, UTC)
-    what = f"plan '{plan}' allows {_spell(use.name, use.allowed)}"
-    because = "and this is another one" if use.name is LimitName.NETWORKS_PER_HOUR else "and they are used up"
+    rest = "and no other ones" if use.name is LimitName.NETWORKS_PER_HOUR else "and nothing is left of that"
     return PullLimitExceeded(
-        f"{what}, {because}; pulls are possible again at {opens_at:%Y-%m-%d %H:%M} UTC, or ask your vendor for a "
-        "larger plan",
+        f"plan '{plan}' allows {_spell(use.name, use.allowed)}, {rest} until {opens_at:%Y-%m-%d %H:%M} UTC; wait, or "
+        "ask your vendor for a larger plan",
         account=account,
         limit=use.name.value,
         pulls=(use.allowed, use.window.seconds) if use.name in OF_PULLS else None,

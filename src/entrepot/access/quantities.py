@@ -28,9 +28,6 @@ def parse_bytes(text: str) -> int:
 
 def format_bytes(amount: int) -> str:
     """The shortest text that `parse_bytes` reads as this amount."""
-    unit, factor = max(
-        ((name, factor) for name, factor in _UNITS.items() if amount % factor == 0 and name not in {"", "B"}),
-        key=lambda pair: pair[1],
-        default=("B", 1),
-    )
+    units = [(factor, name) for name, factor in _UNITS.items() if name and amount % factor == 0]
+    factor, unit = max(units) if amount else (1, "B")
     return f"{amount // factor}{unit.replace('IB', 'iB')}"

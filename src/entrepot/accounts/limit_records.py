@@ -1,6 +1,6 @@
 """SQL of limits: what an account used before this process counted, and the events of what is nearly used up."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -31,7 +31,7 @@ class Crossing:
 
 
 def read_used(
-    connection: sa.Connection, account_id: int, windows: Collection[tuple[LimitName, Window]]
+    connection: sa.Connection, account_id: int, windows: Iterable[tuple[LimitName, Window]]
 ) -> dict[LimitName, Amounts]:
     """What the roll-ups of usage say that an account used in these windows."""
     return {name: _read_amounts(connection, account_id, name, window) for name, window in windows}

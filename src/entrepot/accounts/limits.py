@@ -100,6 +100,8 @@ class _Account:
         self.is_learned = all(gauge.tally.is_learned for gauge in self.gauges)
         # One pull at a time asks; the others find out what it heard.
         self.lock = asyncio.Lock()
+        self._told_state: tuple[int, int] | None = None
+        self._told: Allowance | None = None
 
     def is_of(self, limits: Limits, now: float) -> bool:
         """Whether it holds for these limits at this moment."""
@@ -128,8 +130,14 @@ class _Account:
             gauge.tally.ask()
 
     def allowance(self, now: float) -> Allowance | None:
-        """What to tell of it."""
-        return find_allowance(self.name, [gauge.use() for gauge in self.of_pulls], now)
+        """What to tell of it; whoever is told hears more with the next exchange."""
+        # Most requests are re-checks, and the same as the one before.
+        state = (int(now), sum([gauge.tally.amount() for gauge in self.of_pulls]))
+        if state != self._told_state:
+            self._told_state = state
+            self._told = find_allowance(self.name, [gauge.use() for gauge in self.of_pulls], now)
+            self.ask()
+        return self._told
 
 
 class Limiter:
@@ -183,8 +191,9 @@ class Limiter:
         if limits is None:
             return None
         now = self._clock()
-        account = await self._know(principal, limits, now)
-        account.ask()
+        account = self._find(principal, limits, now)
+        if not account.is_learned:
+            await self._learn(account)
         return account.allowance(now)
 
     async def admit(self, principal: Principal, repository: str, digest: str, network: str) -> Allowance | None:
@@ -197,11 +206,11 @@ class Limiter:
         if limits is None:
             return None
         now = self._clock()
-        account = await self._know(principal, limits, now)
+        account = self._find(principal, limits, now)
+        if not account.is_learned:
+            await self._learn(account)
         check = (principal.account_id, repository, digest, network)
-        if self._rechecks.is_recheck(check, now):
-            account.ask()
-        else:
+        if not self._rechecks.is_recheck(check, now):
             self._verify_room(account, principal, network)
             if any(gauge.is_unsure(network) for gauge in account.gauges):
                 await self._count_asking(account, principal, check)
@@ -243,12 +252,6 @@ class Limiter:
             self._active[account.account_id] = account
             REFUSED.labels(error.reason).inc()
             raise error
-
-    async def _know(self, principal: Principal, limits: Limits, now: float) -> _Account:
-        account = self._find(principal, limits, now)
-        if not account.is_learned:
-            await self._learn(account)
-        return account
 
     def _find(self, principal: Principal, limits: Limits, now: float) -> _Account:
         account = self._accounts.get(principal.account_id)

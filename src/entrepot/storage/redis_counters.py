@@ -15,8 +15,8 @@ from entrepot.storage.redis_connection import name_of, open_redis
 _ANSWER_SECONDS = 0.5
 # Beyond a window's length: the clocks of two machines may differ, and that of Redis does not matter.
 _KEPT_SECONDS = 3600
-# ARGV: for how long the key is kept, then (member, known, added) for each share. Amounts go through Redis as text, since Lua's own
-# numbers would write large ones with an exponent.
+# ARGV: for how long the key is kept, then (member, known, added) for each share. Amounts go through Redis as text: Lua
+# would write large numbers with an exponent.
 _SCRIPT = """
 for i = 2, #ARGV, 3 do
   local has = redis.call('HGET', KEYS[1], ARGV[i])

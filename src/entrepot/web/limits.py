@@ -4,21 +4,24 @@ Source: draft-ietf-httpapi-ratelimit-headers-06 (RateLimit Fields for HTTP); Doc
 limits". The two use the same names, and `200;w=3600` is valid as both: 200 pulls in a window of 3600 seconds.
 """
 
+from functools import lru_cache
+
 from entrepot.access.limits import Allowance
 from entrepot.errors import PullLimitExceeded, TooManyRequests
 from entrepot.web.asgi import Headers
 
 
-def limit_headers(allowance: Allowance | None) -> Headers:
+@lru_cache(4096)
+def limit_headers(allowance: Allowance | None) -> tuple[tuple[bytes, bytes], ...]:
     """What an account may still pull."""
     if allowance is None:
-        return []
-    return [
+        return ()
+    return (
         (b"ratelimit-limit", b"%d;w=%d" % (allowance.allowed, allowance.window_seconds)),
         (b"ratelimit-remaining", b"%d;w=%d" % (allowance.remaining, allowance.window_seconds)),
         (b"ratelimit-reset", b"%d" % allowance.reset_seconds),
         (b"docker-ratelimit-source", allowance.account.encode()),
-    ]
+    )
 
 
 def retry_headers(error: TooManyRequests) -> Headers:

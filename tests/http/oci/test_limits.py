@@ -16,6 +16,7 @@ from entrepot.accounts.limits import UNCHECKED
 from entrepot.errors import DatabaseUnavailable
 from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
+from entrepot.oci.reference import RepositoryName, Tag
 from entrepot.storage.tables import events
 from tests.support.content import Image, index_of
 from tests.support.served import PLANS, TESTER, RegistryClient, Served, serve
@@ -258,7 +259,7 @@ async def test_only_so_many_networks_pull_within_an_hour(tmp_path: Path, monkeyp
         assert await status("2001:db8::1", "v0") == 200
         refused = await pull(customer, "v0", **{"X-Forwarded-For": "198.51.100.1"})
         assert refused.status_code == 429
-        assert "pulls from 2 networks per hour, and this is another one" in refused.text
+        assert "pulls from 2 networks per hour, and no other ones until" in refused.text
         assert refused.headers["retry-after"] == "1800"
         assert await status("192.0.2.1", "v2") == 200  # those that are known go on
         assert await status("2001:db8:0:ffff::1", "v3") == 200
@@ -327,6 +328,11 @@ class TestProcesses:
             clock.set(there)
             for number in range(3):
                 assert (await pull(customer, f"v{number}")).status_code == 200
+
+            async def remaining(client: RegistryClient) -> str:
+                clock.now += 1  # whoever looks asks once a second
+                return (await pull(client, "v0", "HEAD")).headers["ratelimit-remaining"]
+
             await until(lambda: remaining(elsewhere), "997;w=3600")
             await pull(elsewhere, "v3")
             await until(lambda: remaining(customer), "996;w=3600")
@@ -349,15 +355,32 @@ class TestProcesses:
             assert (await pull(customer, "v0", "HEAD")).headers["ratelimit-remaining"] == "0;w=3600"
 
 
-async def remaining(client: RegistryClient) -> str:
-    return (await pull(client, "v0", "HEAD")).headers["ratelimit-remaining"]
-
-
 async def until(ask: Callable[[], Any], expected: object, seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
     while (found := await ask()) != expected:
         assert time.monotonic() < deadline, f"{found} instead of {expected}"
         await asyncio.sleep(0.05)
+
+
+async def test_an_explanation_says_what_is_used_up(
+    served: Served, images: list[Image], customer: RegistryClient
+) -> None:
+    await limit(served, pulls_per_day=2, networks_per_hour=1)
+    name = customer.credential.username
+
+    async def explain() -> tuple[bool, list[str]]:
+        await served.parts.usage.flush()
+        explanation, _ = await served.parts.explanations.explain(name, RepositoryName("smm/api"), Tag("v0"))
+        return explanation.is_allowed, explanation.steps
+
+    await pull(customer, "v0")
+    is_allowed, steps = await explain()
+    assert is_allowed
+    assert steps[2:4] == ["limit of 2 pulls per day: 1 used", "limit of pulls from 1 network per hour: 1 used"]
+    await pull(customer, "v1")
+    is_allowed, steps = await explain()
+    assert not is_allowed
+    assert steps[-1].startswith("refused: plan 'free' allows 2 pulls per day, and nothing is left of that until")
 
 
 async def test_where_counting_fails_pulls_go_through(

@@ -127,23 +127,28 @@ def test_the_limit_that_is_met_first_is_told(uses: list[Use], expected: Any) -> 
         (
             [use(HOUR, 200, 200)],
             "pulls_per_hour",
-            "plan 'free' allows 200 pulls per hour, and they are used up; pulls are possible again at "
-            "2026-11-23 15:00 UTC, or ask your vendor for a larger plan",
+            "plan 'free' allows 200 pulls per hour, and nothing is left of that until 2026-11-23 15:00 UTC; wait",
             1800,
             (200, 3600),
         ),
         (
             [use(HOUR, 1, 1), use(DAY, 1, 1)],
             "pulls_per_day",
-            "plan 'free' allows 1 pull per day, and they are used up; pulls are possible again at 2026-11-24 00:00",
+            "plan 'free' allows 1 pull per day, and nothing is left of that until 2026-11-24 00:00 UTC; wait",
             34200,
             (1, 86400),
         ),
-        ([use(MONTH, 5 * 10**11, 10**12)], "bytes_per_month", "plan 'free' allows 500GB per month, and", 639000, None),
+        (
+            [use(MONTH, 5 * 10**11, 10**12)],
+            "bytes_per_month",
+            "plan 'free' allows 500GB per month, and nothing",
+            639000,
+            None,
+        ),
         (
             [use(NETWORKS, 3, 3)],
             "networks_per_hour",
-            "plan 'free' allows pulls from 3 networks per hour, and this is another one; pulls are possible again at",
+            "plan 'free' allows pulls from 3 networks per hour, and no other ones until 2026-11-23 15:00 UTC; wait",
             1800,
             None,
         ),
