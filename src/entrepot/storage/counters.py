@@ -126,6 +126,12 @@ class Tally:
         """Take part in the next exchange, whether or not something is added until then."""
         self._touched[self] = None
 
+    def tell_again(self) -> None:
+        """Tell the store in the next exchange all that is known."""
+        if self._known:
+            self._behind |= self._known.keys()
+            self._touched[self] = None
+
     def learn(self, amounts: Amounts) -> None:
         """Hear that there were at least these."""
         for member, amount in amounts.items():
@@ -185,6 +191,7 @@ class Counters:
         self._queued: asyncio.Task[bool] | None = None
         self._exchanges: set[asyncio.Task[bool]] = set()
         self._lock = asyncio.Lock()
+        self._last_store: str | None = None
         self._task: asyncio.Task[None] | None = None
 
     def tally(self, name: str, start: int, until: int) -> Tally:
@@ -266,6 +273,7 @@ class Counters:
                 continue
             for (tally, change), amounts in zip(taken, totals, strict=True):
                 tally.settle(change, amounts)
+            self._tell_all_to(one)
             return True
         for tally, change in taken:
             if is_sure:
@@ -273,6 +281,13 @@ class Counters:
             else:
                 tally.presume(change)
         return False
+
+    def _tell_all_to(self, one: _Rested) -> None:
+        """See to it that a store which takes the place of another hears all that is known."""
+        if self._last_store not in {None, one.store.name}:
+            for tally in self._tallies.values():
+                tally.tell_again()
+        self._last_store = one.store.name
 
     def _open_stores(self) -> list[_Rested]:
         now = time.monotonic()

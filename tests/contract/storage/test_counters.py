@@ -286,13 +286,17 @@ class TestRedis:
         await settle(here, there)
         tally.ask()
         await settle(here)
+        there.tally("pulls:2", *HOUR).add(7)
+        await settle(there)
         before = failures("redis")
         server.process.kill()
         tally.add(1)
         other.add(1)
-        await settle(here, there)
+        await settle(here, there, there)
         tally.ask()
+        here.tally("pulls:2", *HOUR).ask()
         await settle(here)
+        assert here.tally("pulls:2", *HOUR).amount() == 7  # nobody counted in it since
         assert (tally.amount(), other.amount()) == (17, 17)
         assert failures("redis") > before
         server.restart()
