@@ -28,8 +28,11 @@ from entrepot.accounts.deliveries import Deliveries
 from entrepot.accounts.directory import Directory
 from entrepot.accounts.events import Events
 from entrepot.accounts.explanation import Explanations
+from entrepot.accounts.limits import Limiter
 from entrepot.accounts.plans import Plans
+from entrepot.accounts.rechecks import Rechecks
 from entrepot.accounts.service import Accounts
+from entrepot.accounts.throttle import Throttle
 from entrepot.accounts.tokens import Tokens
 from entrepot.accounts.upkeep import Retention, Upkeep
 from entrepot.accounts.usage import UsageCounter
@@ -45,7 +48,9 @@ from entrepot.replication.runs import Replications
 from entrepot.settings import MIN_SECRET_KEY_CHARACTERS, LogFormat, LogLevel, Settings, load_settings
 from entrepot.storage.blobs import BlobStore, StoreOptions
 from entrepot.storage.clock import utc_now
+from entrepot.storage.counters import Counters, CounterStore
 from entrepot.storage.database import Database
+from entrepot.storage.database_counters import DatabaseCounters
 from entrepot.storage.signals import Signals
 
 if TYPE_CHECKING:
@@ -55,6 +60,9 @@ if TYPE_CHECKING:
     from entrepot.web.oci.pull import Redirects
 
 _PUBLIC_URL = "public_url"
+_COUNTING_SPACE = "counting_space"
+# Tallies in memory: four for each account that pulls; two for each guess.
+_LIMITED, _THROTTLED = 40_000, 40_000
 TOKEN_PATH = "/token"  # noqa: S105 - a path
 
 
@@ -72,9 +80,11 @@ class Parts:
     accounts: Accounts
     api_keys: ApiKeys
     authenticator: Authenticator
+    throttle: Throttle
     explanations: Explanations
     tokens: Tokens
     usage: UsageCounter
+    limiter: Limiter
     reports: UsageReports
     audit: AuditLog
     events: Events
@@ -83,6 +93,18 @@ class Parts:
     upkeep: Upkeep
     replications: Replications
     garbage: GarbageCollector
+
+    async def start(self) -> None:
+        """Begin to count what is served, on the running loop."""
+        self.usage.start()
+        self.limiter.start()
+        self.throttle.start()
+
+    async def stop(self) -> None:
+        """Write down and share what was counted, and end."""
+        await self.usage.stop()
+        await self.limiter.stop()
+        await self.throttle.stop()
 
     def remember_public_url(self) -> None:
         """Note by which address this server is reached, for commands that were not told."""
@@ -125,6 +147,9 @@ def build_parts(settings: Settings) -> Parts:
     tokens = Tokens(keys, utc_now, service=settings.registry_host)
     destinations = Destinations(settings.webhooks.networks, settings.webhooks.plain_http)
     webhooks = Webhooks(database, utc_now, keys, destinations)
+    rechecks = Rechecks()
+    limiter = Limiter(database, _open_counters(settings, database, capacity=_LIMITED), rechecks)
+    throttle = _open_throttle(settings, database, keys)
     parts = Parts(
         settings=settings,
         database=database,
@@ -135,10 +160,12 @@ def build_parts(settings: Settings) -> Parts:
         plans=Plans(database, signals, utc_now),
         accounts=Accounts(database, signals, utc_now, keys),
         api_keys=ApiKeys(database, signals, utc_now, keys),
-        authenticator=Authenticator(directory, tokens, keys, utc_now),
-        explanations=Explanations(directory, utc_now),
+        authenticator=Authenticator(directory, tokens, keys, utc_now, throttle),
+        throttle=throttle,
+        explanations=Explanations(directory, database, utc_now),
         tokens=tokens,
-        usage=UsageCounter(database),
+        usage=UsageCounter(database, rechecks, limiter),
+        limiter=limiter,
         reports=UsageReports(database),
         audit=AuditLog(database, utc_now),
         events=Events(database),
@@ -177,6 +204,25 @@ def _open_wire(settings: Settings) -> "RedisWire | None":
     return RedisWire(url)
 
 
+def _open_throttle(settings: Settings, database: Database, keys: Keys) -> Throttle:
+    per_site, per_account = settings.throttle.failures_per_site, settings.throttle.failures_per_account
+    # What is far from a budget is not worth an exchange.
+    least = max(1, min(per_site or per_account, per_account or per_site) // 16)
+    counters = _open_counters(settings, database, capacity=_THROTTLED, least=least)
+    return Throttle(counters, keys.secrets, per_site=per_site, per_account=per_account)
+
+
+def _open_counters(settings: Settings, database: Database, *, capacity: int, least: int = 1) -> Counters:
+    stores: list[CounterStore] = [DatabaseCounters(database)]
+    if url := settings.redis_url.get_secret_value():
+        from entrepot.storage.redis_counters import RedisCounters
+
+        # Accounts are numbered by their database, which may not be the only one that counts in this Redis.
+        space = database.agree_on(_COUNTING_SPACE, secrets.token_hex(8))
+        stores.insert(0, RedisCounters(url, space=space))
+    return Counters(stores, capacity=capacity, least=least)
+
+
 def _read_policies(settings: Settings) -> Policies:
     wanted = settings.repositories
     try:
@@ -200,6 +246,8 @@ def _read_retention(settings: Settings) -> Retention:
 def close_parts(parts: Parts) -> None:
     """Stop listening, and let go of the database."""
     parts.signals.stop()
+    parts.limiter.close()
+    parts.throttle.close()
     parts.database.close()
 
 
@@ -231,6 +279,7 @@ def build_app(parts: Parts) -> "Front":
         parts.uploads,
         parts.authenticator,
         parts.usage,
+        parts.limiter,
         visitors,
         refusals,
         realm=settings.effective_public_url + TOKEN_PATH,
@@ -244,6 +293,7 @@ def build_app(parts: Parts) -> "Front":
         parts.authenticator,
         parts.tokens,
         parts.usage,
+        visitors,
         refusals,
         service=settings.registry_host,
         stall_seconds=settings.limits.stall_seconds,
@@ -256,6 +306,7 @@ def build_app(parts: Parts) -> "Front":
         audit=parts.audit,
         events=parts.events,
         webhooks=parts.webhooks,
+        throttle=parts.throttle,
         public_url=settings.effective_public_url,
         trusted_proxies=settings.trusted_proxies,
     )
@@ -273,10 +324,10 @@ def build_app(parts: Parts) -> "Front":
     ]
 
     async def starting() -> None:
-        parts.usage.start()
+        await parts.start()
 
     async def stopping() -> None:
-        await parts.usage.stop()
+        await parts.stop()
         close_parts(parts)
 
     return Front(faces, starting=starting, stopping=stopping)

@@ -284,12 +284,45 @@ class ApiKeyDenied(Denied):
     """The API key lacks the scope, or is limited to other plans."""
 
 
+class TooManyRequests(EntrepotError):
+    """More than is allowed in a stretch of time; in `retry_seconds` the next one begins."""
+
+    def __init__(self, message: str, *, retry_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
+
+
+class PullLimitExceeded(TooManyRequests):
+    """The account took all that its plan allows for now; `limit` is the name of what it met.
+
+    `pulls` is how many are allowed in how many seconds, None where the limit is not one of pulls.
+    """
+
+    def __init__(
+        self, message: str, *, account: str, limit: str, pulls: tuple[int, int] | None, retry_seconds: int
+    ) -> None:
+        super().__init__(message, retry_seconds=retry_seconds)
+        self.account = account
+        self.reason = limit
+        self.pulls = pulls
+
+
+class TooManyFailures(TooManyRequests):
+    """Too many wrong credentials came from one place, or for one name."""
+
+    reason = "throttled"
+
+
 class Unavailable(EntrepotError):
     """Something that this process needs does not answer; trying again later can help."""
 
 
 class DatabaseUnavailable(Unavailable):
     """The database cannot be reached, or stayed locked."""
+
+
+class RedisUnavailable(Unavailable):
+    """Redis cannot be reached, or failed."""
 
 
 class StorageUnavailable(Unavailable):

@@ -190,6 +190,23 @@ class WebhookOptions(_Group):
     )
 
 
+class Throttle(_Group):
+    """How many wrong credentials are answered as such, in a minute; right ones always are."""
+
+    failures_per_site: int = Field(
+        default=60,
+        ge=0,
+        description="Wrong credentials from one address (IPv6: one /64) in a minute, beyond which the answer is 429; "
+        "0: never.",
+    )
+    failures_per_account: int = Field(
+        default=300,
+        ge=0,
+        description="Wrong secrets for one username in a minute, wherever they come from, beyond which the answer is "
+        "429; 0: never.",
+    )
+
+
 class Log(_Group):
     """Log lines on standard error."""
 
@@ -241,7 +258,7 @@ class Settings(BaseSettings):
     redis_url: SecretStr = Field(
         default=SecretStr(""),
         description="`redis://[:PASSWORD@]HOST[:PORT]`, or `rediss://` for TLS: carries change notices between "
-        "processes sooner. Default: the database alone does.",
+        "processes sooner, and counts what is limited. Default: the database alone does.",
     )
     storage_url: str = Field(
         default="", description="Where blobs are kept: `s3://BUCKET/PREFIX`. Default: `file://DATA/blobs`."
@@ -258,6 +275,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     retention: Retention = Retention()
     webhooks: WebhookOptions = WebhookOptions()
+    throttle: Throttle = Throttle()
     log: Log = Log()
     replication: Replication = Replication()
 

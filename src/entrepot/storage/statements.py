@@ -70,6 +70,18 @@ def add_up(
     connection.execute(statement.on_conflict_do_update(index_elements=_key(table), set_=values), rows)
 
 
+def raise_and_add(connection: sa.Connection, table: sa.Table, rows: Rows, column: str) -> None:
+    """Raise `column` of each row to at least `known`, then add `added`; a row that is not there had nothing."""
+    if not rows:
+        return
+    statement = _insert(connection, table)
+    known = sa.bindparam("known", type_=sa.BigInteger)
+    least = sa.case((table.c[column] < known, known), else_=table.c[column])
+    values = {column: least + sa.bindparam("added", type_=sa.BigInteger)}
+    complete = [{**row, column: row["known"] + row["added"]} for row in rows]
+    connection.execute(statement.on_conflict_do_update(index_elements=_key(table), set_=values), complete)
+
+
 def _key(table: sa.Table) -> list[str]:
     return [column.name for column in table.primary_key]
 

@@ -394,6 +394,8 @@ counters = sa.Table(
     sa.Column("name", text(160), primary_key=True),
     # Of the window that is counted.
     sa.Column("start", Instant, primary_key=True),
+    # Where a name has several amounts: those of each network.
+    sa.Column("member", text(43), primary_key=True),
     sa.Column("amount", sa.BigInteger, nullable=False),
     sa.Column("until", Instant, nullable=False),
     sa.Index(None, "until"),

@@ -8,6 +8,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from entrepot.access.api_scopes import ApiScope
 from entrepot.access.secrets import Secret
+from entrepot.access.visitors import site_of
 from entrepot.accounts.api_keys import ApiKey
 from entrepot.accounts.audit import Actor
 from entrepot.accounts.reach import AccountReach
@@ -39,7 +40,7 @@ class Caller:
 
 
 def caller_with(scope: ApiScope) -> Callable[..., Coroutine[Any, Any, Caller]]:
-    """A dependency: the caller, whose key has `scope`. Raises ApiKeyInvalid or ApiKeyDenied."""
+    """A dependency: the caller, whose key has `scope`. Raises ApiKeyInvalid, TooManyFailures or ApiKeyDenied."""
 
     async def find_caller(
         request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
@@ -47,7 +48,11 @@ def caller_with(scope: ApiScope) -> Callable[..., Coroutine[Any, Any, Caller]]:
         if credentials is None:
             raise ApiKeyInvalid("an API key is needed; send: Authorization: Bearer entk_...")
         services: Services = request.app.state.services
-        key = await services.api_keys.authenticate(Secret(credentials.credentials))
+        try:
+            key = await services.api_keys.authenticate(Secret(credentials.credentials))
+        except ApiKeyInvalid:
+            services.throttle.count_failure(site_of(client_address(request.scope, services.trusted_proxies)))
+            raise
         key.verify_scope(scope)
         return Caller(request, key)
 

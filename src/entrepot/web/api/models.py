@@ -93,6 +93,7 @@ class PlanRequest(_Body):
     """A plan as in plans.yaml."""
 
     grants: list[dict[str, Any]]
+    limits: dict[str, Any] | None = Field(None, examples=[{"pulls_per_hour": 200, "bytes_per_month": "500GB"}])
     credential_lifetime: str | None = None
 
 
@@ -224,6 +225,7 @@ class PlanBody(BaseModel):
 
     name: str
     grants: list[dict[str, Any]]
+    limits: dict[str, Any] | None = None
     credential_lifetime: str | None = None
 
 

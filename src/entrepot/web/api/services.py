@@ -7,6 +7,7 @@ from entrepot.accounts.audit import AuditLog
 from entrepot.accounts.events import Events
 from entrepot.accounts.plans import Plans
 from entrepot.accounts.service import Accounts
+from entrepot.accounts.throttle import Throttle
 from entrepot.accounts.usage_reports import UsageReports
 from entrepot.accounts.webhooks import Webhooks
 from entrepot.web.asgi import Networks
@@ -23,5 +24,6 @@ class Services:
     audit: AuditLog
     events: Events
     webhooks: Webhooks
+    throttle: Throttle
     public_url: str
     trusted_proxies: Networks

@@ -18,9 +18,10 @@ def upgrade() -> None:
         "counters",
         sa.Column("name", text(160), nullable=False),
         sa.Column("start", Instant(), nullable=False),
+        sa.Column("member", text(43), nullable=False),
         sa.Column("amount", sa.BigInteger(), nullable=False),
         sa.Column("until", Instant(), nullable=False),
-        sa.PrimaryKeyConstraint("name", "start", name=op.f("pk_counters")),
+        sa.PrimaryKeyConstraint("name", "start", "member", name=op.f("pk_counters")),
     )
     op.create_index(op.f("ix_counters_until"), "counters", ["until"], unique=False)
     op.create_table(
