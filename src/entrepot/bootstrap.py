@@ -19,24 +19,37 @@ from typing import TYPE_CHECKING
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from entrepot.access.api_scopes import ApiScope, parse_api_scopes
 from entrepot.access.keys import Keys
+from entrepot.access.workloads import ClaimPattern, Workload
+from entrepot.accounts.answers import Answers
 from entrepot.accounts.api_keys import ApiKeys
 from entrepot.accounts.audit import AuditLog
 from entrepot.accounts.authentication import Authenticator
 from entrepot.accounts.directory import Directory
 from entrepot.accounts.explanation import Explanations
+from entrepot.accounts.issuers import Issuer, is_safe_url
 from entrepot.accounts.plans import Plans
 from entrepot.accounts.service import Accounts
 from entrepot.accounts.tokens import Tokens
 from entrepot.accounts.usage import UsageCounter
-from entrepot.errors import GlobInvalid, SettingsInvalid
+from entrepot.accounts.workloads import Workloads
+from entrepot.errors import GlobInvalid, RequestInvalid, SettingsInvalid
 from entrepot.logs import configure_logs
 from entrepot.registry.garbage import GarbageCollector
 from entrepot.registry.policies import Policies
 from entrepot.registry.service import Registry
 from entrepot.registry.uploads import Uploads
 from entrepot.replication.runs import Replications
-from entrepot.settings import MIN_SECRET_KEY_CHARACTERS, LogFormat, LogLevel, Settings, load_settings
+from entrepot.settings import (
+    MIN_SECRET_KEY_CHARACTERS,
+    LogFormat,
+    LogLevel,
+    OidcIssuer,
+    OidcWorkload,
+    Settings,
+    load_settings,
+)
 from entrepot.storage.blobs import BlobStore, StoreOptions
 from entrepot.storage.clock import utc_now
 from entrepot.storage.database import Database
@@ -65,6 +78,8 @@ class Parts:
     plans: Plans
     accounts: Accounts
     api_keys: ApiKeys
+    workloads: Workloads
+    answers: Answers
     authenticator: Authenticator
     explanations: Explanations
     tokens: Tokens
@@ -112,6 +127,7 @@ def build_parts(settings: Settings) -> Parts:
     )
     directory = Directory(database, signals)
     tokens = Tokens(keys, utc_now, service=settings.registry_host)
+    api_keys = ApiKeys(database, signals, utc_now, keys)
     parts = Parts(
         settings=settings,
         database=database,
@@ -121,7 +137,9 @@ def build_parts(settings: Settings) -> Parts:
         uploads=Uploads(database, blobs, registry, utc_now, max_blob_bytes=limit),
         plans=Plans(database, signals, utc_now),
         accounts=Accounts(database, signals, utc_now, keys),
-        api_keys=ApiKeys(database, signals, utc_now, keys),
+        api_keys=api_keys,
+        workloads=Workloads(database, utc_now, api_keys, _read_issuers(settings)),
+        answers=Answers(database, utc_now),
         authenticator=Authenticator(directory, tokens, keys, utc_now),
         explanations=Explanations(directory, utc_now),
         tokens=tokens,
@@ -165,6 +183,48 @@ def _read_policies(settings: Settings) -> Policies:
         return Policies.parse(wanted.immutable_tags, wanted.quotas, wanted.sparse_manifests)
     except (GlobInvalid, ValueError) as error:
         raise SettingsInvalid(f"ENTREPOT_REPOSITORIES__...: {error}") from error
+
+
+def _read_issuers(settings: Settings) -> list[Issuer]:
+    """Who vouches for workloads. Raises SettingsInvalid."""
+    names = [workload.name for issuer in settings.oidc.issuers for workload in issuer.workloads]
+    if len(set(names)) < len(names):
+        raise SettingsInvalid("ENTREPOT_OIDC__ISSUERS: two workloads have the same name")
+    return [_read_issuer(wanted) for wanted in settings.oidc.issuers]
+
+
+def _read_issuer(wanted: OidcIssuer) -> Issuer:
+    for url in filter(None, (wanted.url, wanted.keys_url)):
+        if not is_safe_url(url):
+            raise SettingsInvalid(f"ENTREPOT_OIDC__ISSUERS: {url!r}: use https://HOST[:PORT][/PATH]")
+    return Issuer(
+        url=wanted.url,
+        audience=wanted.audience,
+        workloads=tuple(_read_workload(one) for one in wanted.workloads),
+        keys_url=wanted.keys_url,
+        ca_file=wanted.ca_file,
+        token_file=wanted.token_file,
+    )
+
+
+def _read_workload(wanted: OidcWorkload) -> Workload:
+    try:
+        workload = Workload(
+            name=wanted.name,
+            claims=tuple(ClaimPattern.parse(claim, text) for claim, text in wanted.claims.items()),
+            scopes=parse_api_scopes(wanted.scopes),
+            plans=None if wanted.plans is None else frozenset(wanted.plans),
+            own_accounts_only=wanted.own_accounts_only,
+            requests_per_minute=wanted.requests_per_minute,
+            lifetime=timedelta(seconds=wanted.lifetime_seconds),
+        )
+    except (GlobInvalid, RequestInvalid) as error:
+        raise SettingsInvalid(f"ENTREPOT_OIDC__ISSUERS, workload {wanted.name}: {error}") from error
+    if workload.own_accounts_only and ApiScope.ADMIN in workload.scopes:
+        raise SettingsInvalid(
+            f"ENTREPOT_OIDC__ISSUERS, workload {wanted.name}: with the scope admin, own_accounts_only limits nothing"
+        )
+    return workload
 
 
 def close_parts(parts: Parts) -> None:
@@ -221,6 +281,8 @@ def build_app(parts: Parts) -> "Front":
     services = Services(
         accounts=parts.accounts,
         api_keys=parts.api_keys,
+        workloads=parts.workloads,
+        answers=parts.answers,
         plans=parts.plans,
         usage=parts.usage,
         audit=parts.audit,
@@ -242,8 +304,10 @@ def build_app(parts: Parts) -> "Front":
 
     async def starting() -> None:
         parts.usage.start()
+        parts.api_keys.start()
 
     async def stopping() -> None:
+        await parts.api_keys.stop()
         await parts.usage.stop()
         close_parts(parts)
 

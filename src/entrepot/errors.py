@@ -93,6 +93,10 @@ class RequestInvalid(Invalid):
     """A request body or parameter of the platform API that does not fit its schema."""
 
 
+class IdempotencyKeyReused(Invalid):
+    """An Idempotency-Key that came with another request before."""
+
+
 class SettingsInvalid(Invalid):
     """A setting that is unknown, malformed or missing."""
 
@@ -214,6 +218,14 @@ class AccountClosed(Conflict):
     """The account is suspended or deleted, so the change makes no sense."""
 
 
+class ExternalIdTaken(Conflict):
+    """The external id belongs to an account that whoever asks may not know of."""
+
+
+class RequestRepeated(Conflict):
+    """The same request is being carried out at this moment."""
+
+
 class RunActive(Conflict):
     """The rule has a run that is not finished."""
 
@@ -243,7 +255,11 @@ class TokenInvalid(CredentialInvalid):
 
 
 class ApiKeyInvalid(Unauthenticated):
-    """An API key that is unknown, revoked or expired."""
+    """An API key that is unknown, revoked, expired, or used from outside its networks."""
+
+
+class WorkloadTokenInvalid(Unauthenticated):
+    """A token of a workload's platform that does not hold."""
 
 
 class Denied(EntrepotError):
@@ -268,12 +284,28 @@ class ApiKeyDenied(Denied):
     """The API key lacks the scope, or is limited to other plans."""
 
 
+class RateExceeded(Denied):
+    """The API key asks too often; it may again in `retry_after_seconds`."""
+
+    def __init__(self, message: str, *, retry_after_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class WorkloadDenied(Denied):
+    """The token holds, but no workload of its issuer has such claims."""
+
+
 class Unavailable(EntrepotError):
     """Something that this process needs does not answer; trying again later can help."""
 
 
 class DatabaseUnavailable(Unavailable):
     """The database cannot be reached, or stayed locked."""
+
+
+class IssuerUnavailable(Unavailable):
+    """The issuer of a workload's token does not answer, or not as OpenID Connect has it."""
 
 
 class StorageUnavailable(Unavailable):

@@ -99,12 +99,14 @@ async def serve(folder: Path, **settings: Any) -> AsyncIterator[Served]:
     parts = build_parts(Settings(data=folder, **settings))
     app = build_app(parts)
     parts.usage.start()
+    parts.api_keys.start()
     try:
         await parts.plans.apply(parse_plans(PLANS), TESTER)
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as http:
             yield Served(parts, http)
     finally:
+        await parts.api_keys.stop()
         await parts.usage.stop()
         close_parts(parts)
 

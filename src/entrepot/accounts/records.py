@@ -1,4 +1,4 @@
-"""SQL of accounts, credentials, plans, API keys, usage and audit: one function per question."""
+"""SQL of accounts, credentials, plans and audit: one function per question."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -7,31 +7,46 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from entrepot.access.reach import EVERYTHING, Reach
 from entrepot.storage.statements import insert_missing, upsert
-from entrepot.storage.tables import account_steps, accounts, api_keys, audit, credentials, events, plans, usage_networks
+from entrepot.storage.tables import account_steps, accounts, audit, credentials, events, plans, usage_networks
 
 Row = sa.RowMapping
 
 
 @dataclass(frozen=True, slots=True)
 class AccountFilter:
-    """Which accounts a list shows; None does not restrict. `plans` are those that an API key is limited to."""
+    """Which accounts a list shows; None does not restrict. `reach` is that of who asks."""
 
     external_id: str | None = None
     plan: str | None = None
     status: str | None = None
-    plans: frozenset[str] | None = None
+    reach: Reach = EVERYTHING
 
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """Which changes a list shows; None does not restrict. `since` is included, `until` is not."""
+    """Which changes a list shows; None does not restrict. `since` is included, `until` is not.
+
+    `only_by` is who asks, where they may see nothing but what they did themselves.
+    """
 
     target: str | None = None
     actor: str | None = None
     action: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    only_by: str | None = None
+
+
+def within(reach: Reach) -> list[sa.ColumnElement[bool]]:
+    """The conditions that rows of `accounts` within a reach fulfil."""
+    conditions: list[sa.ColumnElement[bool]] = []
+    if reach.plans is not None:
+        conditions.append(accounts.c.plan.in_(sorted(reach.plans)))
+    if reach.created_by is not None:
+        conditions.append(accounts.c.created_by == reach.created_by)
+    return conditions
 
 
 def find_plan(connection: sa.Connection, name: str) -> Row | None:
@@ -86,10 +101,8 @@ def list_accounts(connection: sa.Connection, wanted: AccountFilter, after_id: in
         query = query.where(accounts.c.external_id == wanted.external_id)
     if wanted.plan is not None:
         query = query.where(accounts.c.plan == wanted.plan)
-    if wanted.plans is not None:
-        query = query.where(accounts.c.plan.in_(sorted(wanted.plans)))
     status = accounts.c.status != "deleted" if wanted.status is None else accounts.c.status == wanted.status
-    return list(connection.execute(query.where(status)).mappings())
+    return list(connection.execute(query.where(status, *within(wanted.reach))).mappings())
 
 
 def insert_step(connection: sa.Connection, account_id: int, step: str, now: datetime) -> None:
@@ -141,29 +154,6 @@ def revoke_credentials(connection: sa.Connection, ids: Iterable[str], at: dateti
     connection.execute(statement.values(revoked_at=at))
 
 
-def insert_api_key(connection: sa.Connection, row: dict[str, Any]) -> bool:
-    """Add an API key; False when its name is taken."""
-    return insert_missing(connection, api_keys, [row]) == 1
-
-
-def find_api_key_by_hash(connection: sa.Connection, secret_hash: bytes) -> Row | None:
-    """The API key with this secret."""
-    return connection.execute(sa.select(api_keys).where(api_keys.c.secret_hash == secret_hash)).mappings().first()
-
-
-def list_api_keys(connection: sa.Connection) -> list[Row]:
-    """Every API key, by name."""
-    return list(connection.execute(sa.select(api_keys).order_by(api_keys.c.name)).mappings())
-
-
-def revoke_api_key(connection: sa.Connection, name: str, now: datetime) -> Row | None:
-    """Revoke an API key; answers it as it was, None when there is none."""
-    row = connection.execute(sa.select(api_keys).where(api_keys.c.name == name)).mappings().first()
-    if row is not None and row["revoked_at"] is None:
-        connection.execute(api_keys.update().where(api_keys.c.name == name).values(revoked_at=now))
-    return row
-
-
 def insert_audit(connection: sa.Connection, row: dict[str, Any]) -> None:
     """Add a row to the audit log."""
     connection.execute(audit.insert().values(row))
@@ -175,6 +165,7 @@ def list_audit(connection: sa.Connection, wanted: AuditFilter, before_id: int | 
     for column, value in (
         (audit.c.target, wanted.target),
         (audit.c.actor, wanted.actor),
+        (audit.c.actor, wanted.only_by),
         (audit.c.action, wanted.action),
     ):
         if value is not None:

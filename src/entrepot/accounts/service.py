@@ -15,8 +15,10 @@ import sqlalchemy as sa
 from entrepot.access.keys import Keys
 from entrepot.access.names import account_name, parse_external_id
 from entrepot.access.plans import MAX_LIFETIME, Plan
+from entrepot.access.reach import EVERYTHING, Reach
 from entrepot.access.secrets import CREDENTIAL_PREFIX, Secret
-from entrepot.accounts import records
+from entrepot.accounts import key_records, records
+from entrepot.accounts.answers import Once, once_only
 from entrepot.accounts.audit import Actor, note
 from entrepot.accounts.identity import verify_identity, verify_labels
 from entrepot.accounts.records import AccountFilter
@@ -24,6 +26,7 @@ from entrepot.errors import (
     AccountClosed,
     AccountUnknown,
     CredentialUnknown,
+    ExternalIdTaken,
     IdentityInvalid,
     PlanMissing,
     RequestInvalid,
@@ -106,11 +109,13 @@ class Accounts:
         *,
         labels: dict[str, str] | None = None,
         lifetime: timedelta | None = None,
+        reach: Reach = EVERYTHING,
+        once: Once[tuple[Account, IssuedCredential | None]] | None = None,
     ) -> tuple[Account, IssuedCredential | None]:
         """The account of an external id, and its first credential, which lives no longer than `lifetime`.
 
         When the account exists already it is answered as it is, with no credential: never a second account, never the
-        old secret. Raises PlanMissing, IdentityInvalid or RequestInvalid.
+        old secret. Raises PlanMissing, IdentityInvalid, RequestInvalid, or ExternalIdTaken when it is beyond `reach`.
         """
         external_id = parse_external_id(external_id)
         verify_identity(identity)
@@ -124,7 +129,7 @@ class Accounts:
         def work(connection: sa.Connection) -> tuple[Account, IssuedCredential | None]:
             found = records.find_account_by_external_id(connection, external_id)
             if found is not None:
-                return _read(found), None
+                return _verify_within(reach, _read(found)), None
             row = {
                 "name": name,
                 "external_id": external_id,
@@ -140,12 +145,13 @@ class Accounts:
             is_new = records.insert_account(connection, row)
             account = _read(_get_account(connection, name))
             if not is_new:
-                return account, None
+                return _verify_within(reach, account), None
             records.insert_step(connection, account.id, "signed_up", now)
-            note(connection, actor, "account.created", name, now, plan=plan)
+            ends = {} if expires_at is None else {"expires_at": expires_at.isoformat()}
+            note(connection, actor, "account.created", name, now, plan=plan, labels=sorted(labels or {}), **ends)
             return account, self._issue(connection, account, actor, now, lifetime)
 
-        return await self._signals.commit(work)
+        return await self._signals.commit(once_only(work, once, now))
 
     async def get(self, name: str) -> Account:
         """One account. Raises AccountUnknown."""
@@ -157,7 +163,13 @@ class Accounts:
         return [_read(row) for row in rows]
 
     async def issue_credential(
-        self, name: str, grace: timedelta, actor: Actor, *, lifetime: timedelta | None = None
+        self,
+        name: str,
+        grace: timedelta,
+        actor: Actor,
+        *,
+        lifetime: timedelta | None = None,
+        once: Once[IssuedCredential] | None = None,
     ) -> IssuedCredential:
         """A new credential; those that the account had die after `grace`, and the oldest at once if two would be left.
 
@@ -178,7 +190,7 @@ class Accounts:
             records.revoke_credentials(connection, old[MAX_ALIVE - 1 :], now)
             return self._issue(connection, account, actor, now, lifetime, grace_seconds=int(grace.total_seconds()))
 
-        return await self._signals.commit(work)
+        return await self._signals.commit(once_only(work, once, self._clock()))
 
     async def list_credentials(self, name: str) -> list[CredentialState]:
         """The newest credentials of an account, newest first. Raises AccountUnknown."""
@@ -268,6 +280,7 @@ class Accounts:
             alive = [row["id"] for row in records.list_live_credentials(connection, account.id, now)]
             records.revoke_credentials(connection, alive, now)
             records.erase_traces(connection, account.id)
+            key_records.erase_answers(connection, name)
             tombstone = f"deleted-{account.id}"
             records.update_account(
                 connection,
@@ -279,7 +292,8 @@ class Accounts:
                 status="deleted",
                 deleted_at=now,
             )
-            note(connection, actor, "account.deleted", name, now, now_named=tombstone)
+            before = {"status": account.status, "plan": account.plan}
+            note(connection, actor, "account.deleted", name, now, before=before, now_named=tombstone)
 
         await self._change(name, work)
 
@@ -345,6 +359,13 @@ def _get_account(connection: sa.Connection, name: str) -> records.Row:
     if row is None or row["status"] == "deleted":
         raise AccountUnknown(f"there is no account {name[:80]!r}")
     return row
+
+
+def _verify_within(reach: Reach, account: Account) -> Account:
+    """The account. Raises ExternalIdTaken, which tells nothing of it but that it is there, when it is beyond reach."""
+    if not reach.includes(account.plan, account.created_by):
+        raise ExternalIdTaken("this external_id has an account that this API key may not see")
+    return account
 
 
 def _get_plan(connection: sa.Connection, name: str) -> Plan:

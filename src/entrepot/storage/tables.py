@@ -289,7 +289,11 @@ api_keys = sa.Table(
     # The secret before the last rotation, and until when it holds.
     sa.Column("previous_hash", sa.LargeBinary(32), nullable=True),
     sa.Column("previous_until", Instant, nullable=True),
+    # The workload that got it by a token of its platform, and that token's hash; NULL: made by hand.
+    sa.Column("workload", text(63), nullable=True),
+    sa.Column("token_hash", sa.LargeBinary(32), nullable=True),
     sa.Index(None, "previous_hash", unique=True),
+    sa.Index(None, "workload", "expires_at"),
 )
 
 # What a request with an Idempotency-Key was answered, without its secret.
@@ -301,7 +305,10 @@ idempotent_answers = sa.Table(
     sa.Column("fingerprint", sa.LargeBinary(32), nullable=False),
     sa.Column("status", sa.Integer, nullable=False),
     sa.Column("body", sa.JSON, nullable=False),
+    # The account that it tells of, by name: erased with it.
+    sa.Column("account", text(63), nullable=True),
     sa.Column("at", Instant, nullable=False),
+    sa.Index(None, "account"),
     sa.Index(None, "at"),
 )
 

@@ -191,7 +191,9 @@ class TestKeys:
             assert_problem(answer, 404, "there is no account")
             assert answer.json()["title"] == unknown.json()["title"]
         # The same external id on the key's own plan does not show the other account either.
-        assert_problem(await platform.call("POST", ACCOUNTS, json=ADA), 404)
+        taken = await platform.call("POST", ACCOUNTS, json=ADA)
+        assert_problem(taken, 409, "this external_id has an account that this API key may not see")
+        assert other["account"]["name"] not in taken.text
         assert (await platform.call("GET", ACCOUNTS)).json()["accounts"] == []
 
     @pytest.mark.parametrize(

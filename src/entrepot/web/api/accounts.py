@@ -1,29 +1,38 @@
 """Accounts, their credentials and their usage."""
 
 from datetime import timedelta
+from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 
+from entrepot.accounts.answers import KeptAnswer
 from entrepot.accounts.records import AccountFilter
-from entrepot.accounts.service import IssuedCredential
+from entrepot.accounts.service import Account, IssuedCredential
 from entrepot.web.api import models
 from entrepot.web.api.cursors import read_cursor, write_cursor
 from entrepot.web.api.guard import Caller, ReadsAccounts, ReadsUsage, WritesAccounts
+from entrepot.web.api.idempotency import IdempotencyKey, answer_again
 from entrepot.web.api.login import login_lines
 
 router = APIRouter(tags=["accounts"])
 
 
 @router.post(
-    "/accounts", status_code=201, response_model_exclude_none=True, responses={200: {"model": models.CreatedAccount}}
+    "/accounts",
+    status_code=201,
+    response_model=models.CreatedAccount,
+    response_model_exclude_none=True,
+    responses={200: {"model": models.CreatedAccount, "description": "It exists already."}},
 )
 async def create_account(
-    body: models.AccountRequest, caller: WritesAccounts, response: Response
-) -> models.CreatedAccount:
+    body: models.AccountRequest, caller: WritesAccounts, again: IdempotencyKey, response: Response
+) -> models.CreatedAccount | Response:
     """Create the account of a sign-up, with its first credential; 200 and no credential when it exists already."""
     caller.key.verify_plan(body.plan)
-    account, issued = await caller.services.accounts.create(
+    once = caller.once(again, body, _keep_account)
+    change = partial(
+        caller.services.accounts.create,
         body.external_id,
         body.plan,
         body.identity,
@@ -31,10 +40,14 @@ async def create_account(
         caller.actor,
         labels=body.labels,
         lifetime=_duration(body.lifetime_seconds),
+        reach=caller.reach,
+        once=once,
     )
+    done = await caller.services.answers.once(once, change)
+    if isinstance(done, KeptAnswer):
+        return answer_again(done)
+    account, issued = done
     if issued is None:
-        # It may be on a plan that this key must not see.
-        account = await caller.get_account(account.name)
         response.status_code = 200
         return models.CreatedAccount(account=models.AccountBody.of(account))
     return models.CreatedAccount(
@@ -54,7 +67,7 @@ async def list_accounts(
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> models.Accounts:
     """Accounts that fit, oldest first; deleted ones only when asked for."""
-    wanted = AccountFilter(external_id, plan, status, caller.key.plans)
+    wanted = AccountFilter(external_id, plan, status, caller.reach)
     found = await caller.services.accounts.list_accounts(wanted, read_cursor(cursor) or 0, limit + 1)
     page = found[:limit]
     return models.Accounts(
@@ -95,17 +108,26 @@ async def delete_account(name: str, caller: WritesAccounts) -> None:
     await caller.services.accounts.delete(name, caller.actor)
 
 
-@router.post("/accounts/{name}/credentials", status_code=201)
+@router.post("/accounts/{name}/credentials", status_code=201, response_model=models.CreatedCredential)
 async def issue_credential(
-    name: str, caller: WritesAccounts, body: models.CredentialRequest | None = None
-) -> models.CreatedCredential:
+    name: str, caller: WritesAccounts, again: IdempotencyKey, body: models.CredentialRequest | None = None
+) -> models.CreatedCredential | Response:
     """Issue a new credential; those that the account has die after the grace."""
     await caller.get_account(name)
     body = body or models.CredentialRequest.model_validate({})
-    issued = await caller.services.accounts.issue_credential(
-        name, timedelta(seconds=body.grace_seconds), caller.actor, lifetime=_duration(body.lifetime_seconds)
+    once = caller.once(again, body, _keep_credential)
+    change = partial(
+        caller.services.accounts.issue_credential,
+        name,
+        timedelta(seconds=body.grace_seconds),
+        caller.actor,
+        lifetime=_duration(body.lifetime_seconds),
+        once=once,
     )
-    return models.CreatedCredential(credential=models.CredentialBody.of(issued), login=_login(caller, issued))
+    done = await caller.services.answers.once(once, change)
+    if isinstance(done, KeptAnswer):
+        return answer_again(done)
+    return models.CreatedCredential(credential=models.CredentialBody.of(done), login=_login(caller, done))
 
 
 @router.get("/accounts/{name}/credentials")
@@ -128,6 +150,24 @@ async def get_usage(name: str, caller: ReadsUsage) -> models.Usage:
     """What an account pulled."""
     account = await caller.get_account(name)
     return models.Usage.of(account.name, await caller.services.usage.usage_of(account.id))
+
+
+def _keep_account(made: tuple[Account, IssuedCredential | None]) -> KeptAnswer:
+    account, issued = made
+    body = models.CreatedAccount(
+        account=models.AccountBody.of(account),
+        credential=None if issued is None else models.CredentialBody.of(issued).without_secret(),
+    )
+    status = 200 if issued is None else 201
+    return KeptAnswer(status, body.model_dump(mode="json", exclude_none=True), account.name)
+
+
+def _keep_credential(issued: IssuedCredential) -> KeptAnswer:
+    credential = models.CredentialBody.of(issued).without_secret()
+    body = models.CreatedCredential(credential=credential)
+    return KeptAnswer(
+        201, body.model_dump(mode="json", exclude={"login": True, "credential": {"secret"}}), issued.username
+    )
 
 
 def _login(caller: Caller, issued: IssuedCredential) -> dict[str, str]:

@@ -1,38 +1,63 @@
 """Who calls the platform API, and what their key lets them do."""
 
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from entrepot.access.api_scopes import ApiScope
 from entrepot.access.secrets import Secret
+from entrepot.accounts.answers import KeptAnswer, Once, fingerprint
 from entrepot.accounts.api_keys import ApiKey
 from entrepot.accounts.audit import Actor
 from entrepot.accounts.service import Account
 from entrepot.errors import AccountUnknown, ApiKeyInvalid
+from entrepot.web.api.models import RequestBody
 from entrepot.web.api.services import Services
-from entrepot.web.asgi import client_address
+from entrepot.web.asgi import Address, client_address
+
+T = TypeVar("T")
 
 _bearer = HTTPBearer(auto_error=False, description="An API key.")
 
 
 class Caller:
-    """A key that has the scope which the route asks for, and everything that the route works with."""
+    """A key that has the scope which the route asks for, and everything that the route works with.
 
-    def __init__(self, request: Request, key: ApiKey) -> None:
+    `reach` are the accounts that it may know of: every route that shows or changes any asks for it.
+    """
+
+    def __init__(self, request: Request, key: ApiKey, address: Address | None) -> None:
         self.services: Services = request.app.state.services
         self.key = key
-        address = client_address(request.scope, self.services.trusted_proxies)
-        self.actor = Actor(f"api-key:{key.name}", request.state.request_id, None if address is None else str(address))
+        self.reach = key.reach
+        self.actor = Actor(
+            f"api-key:{key.name}" if key.workload is None else key.owner,
+            request.state.request_id,
+            None if address is None else str(address),
+            key=None if key.workload is None else key.name,
+        )
+        self._request = request
 
     async def get_account(self, name: str) -> Account:
-        """An account that the key may touch; any other is unknown to it. Raises AccountUnknown."""
+        """An account within the key's reach; any other is unknown to it. Raises AccountUnknown."""
         account = await self.services.accounts.get(name)
-        if not self.key.may_touch(account.plan):
+        if not self.reach.includes(account.plan, account.created_by):
             raise AccountUnknown(f"there is no account {name[:80]!r}")
         return account
+
+    def once(self, key: str | None, body: RequestBody, answer: Callable[[T], KeptAnswer]) -> Once[T] | None:
+        """This request, to be carried out once; None when it came without an Idempotency-Key."""
+        if key is None:
+            return None
+        request = self._request
+        return Once(
+            owner=self.key.owner,
+            key=key,
+            fingerprint=fingerprint(request.method, request.url.path, body.model_dump(mode="json")),
+            answer=answer,
+        )
 
 
 def caller_with(scope: ApiScope) -> Callable[..., Coroutine[Any, Any, Caller]]:
@@ -44,11 +69,18 @@ def caller_with(scope: ApiScope) -> Callable[..., Coroutine[Any, Any, Caller]]:
         if credentials is None:
             raise ApiKeyInvalid("an API key is needed; send: Authorization: Bearer entk_...")
         services: Services = request.app.state.services
-        key = await services.api_keys.authenticate(Secret(credentials.credentials))
+        address = address_of(request)
+        key = await services.api_keys.authenticate(Secret(credentials.credentials), address)
         key.verify_scope(scope)
-        return Caller(request, key)
+        return Caller(request, key, address)
 
     return find_caller
+
+
+def address_of(request: Request) -> Address | None:
+    """Whence a request came."""
+    services: Services = request.app.state.services
+    return client_address(request.scope, services.trusted_proxies)
 
 
 WritesAccounts = Annotated[Caller, Depends(caller_with(ApiScope.ACCOUNTS_WRITE))]

@@ -6,13 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from entrepot.accounts.api_keys import ApiKey
 from entrepot.accounts.audit import AuditRow
 from entrepot.accounts.service import DEFAULT_GRACE, Account, CredentialState, IssuedCredential
 from entrepot.accounts.usage_records import AccountUsage
 
 
-class _Body(BaseModel):
+class RequestBody(BaseModel):
     """A request body: unknown fields are refused and named, and so is text that no database keeps."""
 
     model_config = ConfigDict(extra="forbid")
@@ -52,7 +51,7 @@ Instant = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 Seconds = Annotated[int, Field(ge=-(10**9), le=10**9)]
 
 
-class AccountRequest(_Body):
+class AccountRequest(RequestBody):
     """Who signed up, and for what."""
 
     external_id: str = Field(description="The platform's own id of the customer.", examples=["user-4711"])
@@ -71,7 +70,7 @@ class AccountRequest(_Body):
     )
 
 
-class AccountChange(_Body):
+class AccountChange(RequestBody):
     """What to change of an account; what is left out stays."""
 
     status: Literal["active", "suspended"] | None = None
@@ -80,7 +79,7 @@ class AccountChange(_Body):
     expires_at: Instant | None = Field(None, description="When the account ends by itself; null: never.")
 
 
-class CredentialRequest(_Body):
+class CredentialRequest(RequestBody):
     """How long the new credential lives, and those that the account has stay alive beside it."""
 
     grace_seconds: Seconds = Field(
@@ -89,19 +88,11 @@ class CredentialRequest(_Body):
     lifetime_seconds: Seconds | None = Field(None, description="At most what the plan allows.")
 
 
-class PlanRequest(_Body):
+class PlanRequest(RequestBody):
     """A plan as in plans.yaml."""
 
     grants: list[dict[str, Any]]
     credential_lifetime: str | None = None
-
-
-class ApiKeyRequest(_Body):
-    """A new API key."""
-
-    name: str = Field(examples=["platform"])
-    scopes: list[str] = Field(examples=[["accounts:write"]])
-    plans: list[str] | None = Field(None, description="Limits the key to accounts on these plans.")
 
 
 class AccountBody(BaseModel):
@@ -127,7 +118,7 @@ class CredentialBody(BaseModel):
 
     id: str
     username: str
-    secret: str
+    secret: str | None = Field(default=None, description="Not there in the answer to a request that was sent again.")
     created_at: datetime
     expires_at: datetime | None
 
@@ -141,6 +132,10 @@ class CredentialBody(BaseModel):
             created_at=issued.created_at,
             expires_at=issued.expires_at,
         )
+
+    def without_secret(self) -> "CredentialBody":
+        """The same, as it is told from the second time on."""
+        return self.model_copy(update={"secret": None})
 
 
 class CredentialStateBody(BaseModel):
@@ -169,10 +164,10 @@ class CreatedAccount(BaseModel):
 
 
 class CreatedCredential(BaseModel):
-    """A new credential, and what its holder needs to use it."""
+    """A new credential, and what its holder needs to use it; no `login` for a request that was sent again."""
 
     credential: CredentialBody
-    login: dict[str, str]
+    login: dict[str, str] | None = None
 
 
 class Accounts(BaseModel):
@@ -273,40 +268,6 @@ class PlanList(BaseModel):
     """Every plan."""
 
     plans: list[PlanBody]
-
-
-class ApiKeyBody(BaseModel):
-    """An API key without its secret."""
-
-    name: str
-    scopes: list[str]
-    plans: list[str] | None
-    created_at: datetime
-    revoked_at: datetime | None
-
-    @classmethod
-    def of(cls, key: ApiKey) -> "ApiKeyBody":
-        """The body for an API key."""
-        return cls(
-            name=key.name,
-            scopes=sorted(key.scopes),
-            plans=None if key.plans is None else sorted(key.plans),
-            created_at=key.created_at,
-            revoked_at=key.revoked_at,
-        )
-
-
-class CreatedApiKey(BaseModel):
-    """A new API key; its secret is shown this once."""
-
-    api_key: ApiKeyBody
-    secret: str
-
-
-class ApiKeyList(BaseModel):
-    """Every API key."""
-
-    api_keys: list[ApiKeyBody]
 
 
 class AuditRowBody(BaseModel):

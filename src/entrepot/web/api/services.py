@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
+from entrepot.accounts.answers import Answers
 from entrepot.accounts.api_keys import ApiKeys
 from entrepot.accounts.audit import AuditLog
 from entrepot.accounts.plans import Plans
 from entrepot.accounts.service import Accounts
 from entrepot.accounts.usage import UsageCounter
+from entrepot.accounts.workloads import Workloads
 from entrepot.web.asgi import Networks
 
 
@@ -16,6 +18,8 @@ class Services:
 
     accounts: Accounts
     api_keys: ApiKeys
+    workloads: Workloads
+    answers: Answers
     plans: Plans
     usage: UsageCounter
     audit: AuditLog

@@ -30,9 +30,11 @@ def upgrade() -> None:
         sa.Column("fingerprint", sa.LargeBinary(length=32), nullable=False),
         sa.Column("status", sa.Integer(), nullable=False),
         sa.Column("body", sa.JSON(), nullable=False),
+        sa.Column("account", text(63), nullable=True),
         sa.Column("at", Instant(), nullable=False),
         sa.PrimaryKeyConstraint("api_key", "key", name=op.f("pk_idempotent_answers")),
     )
+    op.create_index(op.f("ix_idempotent_answers_account"), "idempotent_answers", ["account"], unique=False)
     op.create_index(op.f("ix_idempotent_answers_at"), "idempotent_answers", ["at"], unique=False)
     op.create_table(
         "webhooks",
@@ -166,6 +168,9 @@ def upgrade() -> None:
     op.add_column("api_keys", sa.Column("previous_hash", sa.LargeBinary(length=32), nullable=True))
     op.add_column("api_keys", sa.Column("previous_until", Instant(), nullable=True))
     op.create_index(op.f("ix_api_keys_previous_hash"), "api_keys", ["previous_hash"], unique=True)
+    op.add_column("api_keys", sa.Column("workload", text(63), nullable=True))
+    op.add_column("api_keys", sa.Column("token_hash", sa.LargeBinary(length=32), nullable=True))
+    op.create_index(op.f("ix_api_keys_workload_expires_at"), "api_keys", ["workload", "expires_at"], unique=False)
     op.add_column("audit", sa.Column("address", text(45), nullable=True))
     op.create_index(op.f("ix_audit_at"), "audit", ["at"], unique=False)
     op.add_column("credentials", sa.Column("last_used_at", Instant(), nullable=True))
