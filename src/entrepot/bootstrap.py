@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import secrets
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from entrepot.accounts.authentication import Authenticator
 from entrepot.accounts.directory import Directory
 from entrepot.accounts.explanation import Explanations
 from entrepot.accounts.issuers import Issuer, is_safe_url
+from entrepot.accounts.key_rates import KeyRates, LocalTallies
 from entrepot.accounts.plans import Plans
 from entrepot.accounts.service import Accounts
 from entrepot.accounts.tokens import Tokens
@@ -283,6 +285,7 @@ def build_app(parts: Parts) -> "Front":
         api_keys=parts.api_keys,
         workloads=parts.workloads,
         answers=parts.answers,
+        key_rates=KeyRates(LocalTallies(), time.time),
         plans=parts.plans,
         usage=parts.usage,
         audit=parts.audit,

@@ -285,11 +285,11 @@ class ApiKeyDenied(Denied):
 
 
 class RateExceeded(Denied):
-    """The API key asks too often; it may again in `retry_after_seconds`."""
+    """The API key asks too often; it may again in `retry_seconds`."""
 
-    def __init__(self, message: str, *, retry_after_seconds: int) -> None:
+    def __init__(self, message: str, *, retry_seconds: int) -> None:
         super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
+        self.retry_seconds = retry_seconds
 
 
 class WorkloadDenied(Denied):

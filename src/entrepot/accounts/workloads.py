@@ -75,7 +75,7 @@ class Workloads:
             if alive >= _MAX_ALIVE:
                 raise RateExceeded(
                     f"workload '{workload.name}' has {alive} keys that still hold; use each until it expires",
-                    retry_after_seconds=60,
+                    retry_seconds=60,
                 )
             self._api_keys.add(
                 connection,

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
 
@@ -22,7 +22,7 @@ router = APIRouter(tags=["accounts"])
     "/accounts",
     status_code=201,
     response_model=models.CreatedAccount,
-    response_model_exclude_none=True,
+    response_model_exclude_unset=True,
     responses={200: {"model": models.CreatedAccount, "description": "It exists already."}},
 )
 async def create_account(
@@ -154,20 +154,18 @@ async def get_usage(name: str, caller: ReadsUsage) -> models.Usage:
 
 def _keep_account(made: tuple[Account, IssuedCredential | None]) -> KeptAnswer:
     account, issued = made
-    body = models.CreatedAccount(
-        account=models.AccountBody.of(account),
-        credential=None if issued is None else models.CredentialBody.of(issued).without_secret(),
-    )
-    status = 200 if issued is None else 201
-    return KeptAnswer(status, body.model_dump(mode="json", exclude_none=True), account.name)
+    body = {"account": models.AccountBody.of(account).model_dump(mode="json")}
+    if issued is None:
+        return KeptAnswer(200, body, account.name)
+    return KeptAnswer(201, body | {"credential": _without_secret(issued)}, account.name)
 
 
 def _keep_credential(issued: IssuedCredential) -> KeptAnswer:
-    credential = models.CredentialBody.of(issued).without_secret()
-    body = models.CreatedCredential(credential=credential)
-    return KeptAnswer(
-        201, body.model_dump(mode="json", exclude={"login": True, "credential": {"secret"}}), issued.username
-    )
+    return KeptAnswer(201, {"credential": _without_secret(issued)}, issued.username)
+
+
+def _without_secret(issued: IssuedCredential) -> dict[str, Any]:
+    return models.CredentialBody.of(issued).model_dump(mode="json", exclude={"secret"})
 
 
 def _login(caller: Caller, issued: IssuedCredential) -> dict[str, str]:

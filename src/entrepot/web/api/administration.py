@@ -76,7 +76,9 @@ async def list_audit(
     )
 
 
-@router.get("/audit/export", response_class=StreamingResponse)
+@router.get(
+    "/audit/export", response_class=StreamingResponse, responses={200: {"content": {"application/x-ndjson": {}}}}
+)
 async def export_audit(caller: ReadsAudit, wanted: Wanted) -> StreamingResponse:
     """The same without pages, as JSON lines (application/x-ndjson)."""
 

@@ -12,7 +12,7 @@ from entrepot.accounts.answers import KeptAnswer, Once, fingerprint
 from entrepot.accounts.api_keys import ApiKey
 from entrepot.accounts.audit import Actor
 from entrepot.accounts.service import Account
-from entrepot.errors import AccountUnknown, ApiKeyInvalid
+from entrepot.errors import AccountUnknown, ApiKeyInvalid, RateExceeded
 from entrepot.web.api.models import RequestBody
 from entrepot.web.api.services import Services
 from entrepot.web.asgi import Address, client_address
@@ -61,7 +61,7 @@ class Caller:
 
 
 def caller_with(scope: ApiScope) -> Callable[..., Coroutine[Any, Any, Caller]]:
-    """A dependency: the caller, whose key has `scope`. Raises ApiKeyInvalid or ApiKeyDenied."""
+    """A dependency: the caller, whose key has `scope`. Raises ApiKeyInvalid, RateExceeded or ApiKeyDenied."""
 
     async def find_caller(
         request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
@@ -71,6 +71,13 @@ def caller_with(scope: ApiScope) -> Callable[..., Coroutine[Any, Any, Caller]]:
         services: Services = request.app.state.services
         address = address_of(request)
         key = await services.api_keys.authenticate(Secret(credentials.credentials), address)
+        allowance = request.state.allowance = services.key_rates.take(key)
+        if allowance is not None and not allowance.is_granted:
+            raise RateExceeded(
+                f"API key '{key.name}' may make {allowance.limit} requests a minute; "
+                f"go on in {allowance.reset_seconds} seconds",
+                retry_seconds=allowance.reset_seconds,
+            )
         key.verify_scope(scope)
         return Caller(request, key, address)
 

@@ -1,13 +1,12 @@
 """Bodies of the platform API that have to do with API keys."""
 
 from datetime import datetime
-from typing import Annotated
 
 from pydantic import BaseModel, Field
 
 from entrepot.access.secrets import Secret
 from entrepot.accounts.api_keys import DEFAULT_OVERLAP, ApiKey
-from entrepot.web.api.models import Instant, RequestBody, Seconds
+from entrepot.web.api.models import Instant, RequestBody, Seconds, Whole
 
 
 class ApiKeyRequest(RequestBody):
@@ -20,8 +19,10 @@ class ApiKeyRequest(RequestBody):
         None, description="Where it may be used from, by CIDR.", examples=[["10.20.0.0/16", "2001:db8::/32"]]
     )
     expires_at: Instant | None = Field(None, description="When the key ends by itself.")
-    requests_per_minute: Annotated[int, Field(ge=-(10**9), le=10**9)] | None = Field(None, examples=[600])
-    own_accounts_only: bool = Field(False, description="Limits the key to accounts that it created itself.")
+    requests_per_minute: Whole | None = Field(None, examples=[600])
+    own_accounts_only: bool = Field(
+        False, strict=True, description="Limits the key to accounts that it created itself."
+    )
 
 
 class RotationRequest(RequestBody):

@@ -51,7 +51,7 @@ async def create_api_key(body: ApiKeyRequest, caller: Administers, again: Idempo
     return answer_again(done) if isinstance(done, KeptAnswer) else CreatedApiKey.of(*done)
 
 
-@router.post("/api-keys/exchange", status_code=201)
+@router.post("/oidc/token", status_code=201)
 async def exchange_token(body: ExchangeRequest, request: Request) -> CreatedApiKey:
     """Exchange a token of a workload's platform for an API key that lives for minutes; needs no API key."""
     services: Services = request.app.state.services

@@ -1,10 +1,11 @@
 """Bodies of the platform API; together with the routes they make the OpenAPI document."""
 
+import re
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from entrepot.accounts.audit import AuditRow
 from entrepot.accounts.service import DEFAULT_GRACE, Account, CredentialState, IssuedCredential
@@ -44,11 +45,21 @@ def _to_utc(value: datetime) -> datetime:
         raise ValueError("lies too far away") from error
 
 
-Instant = Annotated[AwareDatetime, AfterValidator(_to_utc)]
+def _is_written_out(value: object) -> object:
+    """Of a mere number nobody knows whether it counts seconds, and from when."""
+    if not isinstance(value, datetime | str) or (isinstance(value, str) and not _DATE.match(value)):
+        raise ValueError("write it as in RFC 3339, such as 2026-11-01T00:00:00Z")
+    return value
+
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]", re.ASCII)
+
+Instant = Annotated[AwareDatetime, BeforeValidator(_is_written_out), AfterValidator(_to_utc)]
 
 
 # Beyond what any use of them allows, so that the refusal says what would be right.
-Seconds = Annotated[int, Field(ge=-(10**9), le=10**9)]
+Whole = Annotated[int, Field(ge=-(10**9), le=10**9, strict=True)]
+Seconds = Whole
 
 
 class AccountRequest(RequestBody):
@@ -132,10 +143,6 @@ class CredentialBody(BaseModel):
             created_at=issued.created_at,
             expires_at=issued.expires_at,
         )
-
-    def without_secret(self) -> "CredentialBody":
-        """The same, as it is told from the second time on."""
-        return self.model_copy(update={"secret": None})
 
 
 class CredentialStateBody(BaseModel):

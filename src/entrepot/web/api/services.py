@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from entrepot.accounts.answers import Answers
 from entrepot.accounts.api_keys import ApiKeys
 from entrepot.accounts.audit import AuditLog
+from entrepot.accounts.key_rates import KeyRates
 from entrepot.accounts.plans import Plans
 from entrepot.accounts.service import Accounts
 from entrepot.accounts.usage import UsageCounter
@@ -20,6 +21,7 @@ class Services:
     api_keys: ApiKeys
     workloads: Workloads
     answers: Answers
+    key_rates: KeyRates
     plans: Plans
     usage: UsageCounter
     audit: AuditLog
