@@ -82,6 +82,7 @@ class Parts:
     api_keys: ApiKeys
     workloads: Workloads
     answers: Answers
+    key_rates: KeyRates
     authenticator: Authenticator
     explanations: Explanations
     tokens: Tokens
@@ -142,6 +143,7 @@ def build_parts(settings: Settings) -> Parts:
         api_keys=api_keys,
         workloads=Workloads(database, utc_now, api_keys, _read_issuers(settings)),
         answers=Answers(database, utc_now),
+        key_rates=KeyRates(LocalTallies(), time.time),
         authenticator=Authenticator(directory, tokens, keys, utc_now),
         explanations=Explanations(directory, utc_now),
         tokens=tokens,
@@ -285,7 +287,7 @@ def build_app(parts: Parts) -> "Front":
         api_keys=parts.api_keys,
         workloads=parts.workloads,
         answers=parts.answers,
-        key_rates=KeyRates(LocalTallies(), time.time),
+        key_rates=parts.key_rates,
         plans=parts.plans,
         usage=parts.usage,
         audit=parts.audit,

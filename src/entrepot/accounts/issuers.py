@@ -68,9 +68,16 @@ class SigningKey:
 class IssuerKeys:
     """The keys of one issuer, as far as this process knows them."""
 
-    def __init__(self, issuer: Issuer, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        issuer: Issuer,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        deadline_seconds: float = _DEADLINE_SECONDS,
+    ) -> None:
         self._issuer = issuer
         self._clock = clock
+        self._deadline_seconds = deadline_seconds
         self._keys: dict[str | None, SigningKey] = {}
         self._fetched_at = float("-inf")
         self._next_at = float("-inf")
@@ -98,7 +105,7 @@ class IssuerKeys:
     async def _fetch(self) -> None:
         self._next_at = self._clock() + _FLOOR_SECONDS_AFTER_FAILURE
         try:
-            async with asyncio.timeout(_DEADLINE_SECONDS):
+            async with asyncio.timeout(self._deadline_seconds):
                 document = await self._fetch_keys()
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError) as error:
             log.warning("issuer_keys_not_fetched", issuer=self._issuer.url, error=str(error) or type(error).__name__)
