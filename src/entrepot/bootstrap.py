@@ -35,6 +35,7 @@ from entrepot.accounts.plans import Plans
 from entrepot.accounts.service import Accounts
 from entrepot.accounts.tokens import Tokens
 from entrepot.accounts.usage import UsageCounter
+from entrepot.accounts.usage_reports import UsageReports
 from entrepot.accounts.workloads import Workloads
 from entrepot.errors import GlobInvalid, RequestInvalid, SettingsInvalid
 from entrepot.logs import configure_logs
@@ -87,6 +88,7 @@ class Parts:
     explanations: Explanations
     tokens: Tokens
     usage: UsageCounter
+    reports: UsageReports
     audit: AuditLog
     replications: Replications
     garbage: GarbageCollector
@@ -148,6 +150,7 @@ def build_parts(settings: Settings) -> Parts:
         explanations=Explanations(directory, utc_now),
         tokens=tokens,
         usage=UsageCounter(database),
+        reports=UsageReports(database),
         audit=AuditLog(database, utc_now),
         replications=Replications(database, registry, utc_now, concurrency=settings.replication.concurrency),
         garbage=GarbageCollector(database, blobs, signals, utc_now, grace=grace, untagged=settings.gc.untagged),
@@ -289,7 +292,7 @@ def build_app(parts: Parts) -> "Front":
         answers=parts.answers,
         key_rates=parts.key_rates,
         plans=parts.plans,
-        usage=parts.usage,
+        reports=parts.reports,
         audit=parts.audit,
         public_url=settings.effective_public_url,
         trusted_proxies=settings.trusted_proxies,

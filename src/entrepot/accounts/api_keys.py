@@ -15,12 +15,12 @@ import structlog
 from entrepot.access.api_scopes import ApiScope, covers
 from entrepot.access.keys import Keys
 from entrepot.access.plans import parse_name
-from entrepot.access.reach import Reach
 from entrepot.access.secrets import API_KEY_PREFIX, Secret, is_same_hash
 from entrepot.access.visitors import Address
 from entrepot.accounts import key_records, records
 from entrepot.accounts.answers import Once, once_only
 from entrepot.accounts.audit import Actor, note
+from entrepot.accounts.reach import AccountReach
 from entrepot.errors import (
     ApiKeyDenied,
     ApiKeyExists,
@@ -80,9 +80,9 @@ class ApiKey:
         return self.name if self.workload is None else f"oidc:{self.workload}"
 
     @property
-    def reach(self) -> Reach:
+    def reach(self) -> AccountReach:
         """The accounts that it may see and change."""
-        return Reach(self.plans, self.owner if self.own_accounts_only else None)
+        return AccountReach(self.plans, self.owner if self.own_accounts_only else None)
 
     def verify_scope(self, needed: ApiScope) -> None:
         """Raises ApiKeyDenied unless the key has the scope."""

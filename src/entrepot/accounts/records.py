@@ -1,5 +1,6 @@
 """SQL of accounts, credentials, plans and audit: one function per question."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,21 +8,23 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from entrepot.access.reach import EVERYTHING, Reach
+from entrepot.accounts.reach import EVERYONE, AccountReach
 from entrepot.storage.statements import insert_missing, upsert
-from entrepot.storage.tables import account_steps, accounts, audit, credentials, events, plans, usage_networks
+from entrepot.storage.tables import accounts, audit, credentials, events, plans, usage_networks
 
 Row = sa.RowMapping
 
 
 @dataclass(frozen=True, slots=True)
 class AccountFilter:
-    """Which accounts a list shows; None does not restrict. `reach` is that of who asks."""
+    """Which accounts a list shows; None does not restrict. `reach` is whom the asker may see."""
 
     external_id: str | None = None
     plan: str | None = None
     status: str | None = None
-    reach: Reach = EVERYTHING
+    # Part of its name, of its external id, or of a word in its identity.
+    text: str | None = None
+    reach: AccountReach = EVERYONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +40,6 @@ class AuditFilter:
     since: datetime | None = None
     until: datetime | None = None
     only_by: str | None = None
-
-
-def within(reach: Reach) -> list[sa.ColumnElement[bool]]:
-    """The conditions that rows of `accounts` within a reach fulfil."""
-    conditions: list[sa.ColumnElement[bool]] = []
-    if reach.plans is not None:
-        conditions.append(accounts.c.plan.in_(sorted(reach.plans)))
-    if reach.created_by is not None:
-        conditions.append(accounts.c.created_by == reach.created_by)
-    return conditions
 
 
 def find_plan(connection: sa.Connection, name: str) -> Row | None:
@@ -101,18 +94,27 @@ def list_accounts(connection: sa.Connection, wanted: AccountFilter, after_id: in
         query = query.where(accounts.c.external_id == wanted.external_id)
     if wanted.plan is not None:
         query = query.where(accounts.c.plan == wanted.plan)
+    if wanted.text is not None:
+        query = query.where(_holds(wanted.text))
+    query = query.where(*wanted.reach.conditions(accounts))
     status = accounts.c.status != "deleted" if wanted.status is None else accounts.c.status == wanted.status
-    return list(connection.execute(query.where(status, *within(wanted.reach))).mappings())
-
-
-def insert_step(connection: sa.Connection, account_id: int, step: str, now: datetime) -> None:
-    """Note how far an account got, the first time."""
-    insert_missing(connection, account_steps, [{"account_id": account_id, "step": step, "at": now}])
+    return list(connection.execute(query.where(status)).mappings())
 
 
 def erase_traces(connection: sa.Connection, account_id: int) -> None:
     """Drop the networks that an account pulled from."""
     connection.execute(usage_networks.delete().where(usage_networks.c.account_id == account_id))
+
+
+def _holds(text: str) -> sa.ColumnElement[bool]:
+    """Whether an account has a text somewhere, in whatever case, as far as its letters are those of ASCII."""
+    # As JSON spells it: what is not ASCII is kept escaped.
+    escaped = json.dumps(text)[1:-1]
+    return sa.or_(
+        accounts.c.name.icontains(text, autoescape=True),
+        accounts.c.external_id.icontains(text, autoescape=True),
+        sa.cast(accounts.c.identity, sa.Text).icontains(escaped, autoescape=True),
+    )
 
 
 def insert_credential(connection: sa.Connection, row: dict[str, Any]) -> None:

@@ -15,12 +15,12 @@ import sqlalchemy as sa
 from entrepot.access.keys import Keys
 from entrepot.access.names import account_name, parse_external_id
 from entrepot.access.plans import MAX_LIFETIME, Plan
-from entrepot.access.reach import EVERYTHING, Reach
 from entrepot.access.secrets import CREDENTIAL_PREFIX, Secret
-from entrepot.accounts import key_records, records
+from entrepot.accounts import key_records, records, steps
 from entrepot.accounts.answers import Once, once_only
 from entrepot.accounts.audit import Actor, note
 from entrepot.accounts.identity import verify_identity, verify_labels
+from entrepot.accounts.reach import EVERYONE, AccountReach
 from entrepot.accounts.records import AccountFilter
 from entrepot.errors import (
     AccountClosed,
@@ -109,7 +109,7 @@ class Accounts:
         *,
         labels: dict[str, str] | None = None,
         lifetime: timedelta | None = None,
-        reach: Reach = EVERYTHING,
+        reach: AccountReach = EVERYONE,
         once: Once[tuple[Account, IssuedCredential | None]] | None = None,
     ) -> tuple[Account, IssuedCredential | None]:
         """The account of an external id, and its first credential, which lives no longer than `lifetime`.
@@ -146,7 +146,7 @@ class Accounts:
             account = _read(_get_account(connection, name))
             if not is_new:
                 return _verify_within(reach, account), None
-            records.insert_step(connection, account.id, "signed_up", now)
+            steps.begin(connection, account.id, plan, account.created_by, now)
             ends = {} if expires_at is None else {"expires_at": expires_at.isoformat()}
             note(connection, actor, "account.created", name, now, plan=plan, labels=sorted(labels or {}), **ends)
             return account, self._issue(connection, account, actor, now, lifetime)
@@ -348,7 +348,6 @@ class Accounts:
                 "revoked_at": None,
             },
         )
-        records.insert_step(connection, account.id, "credential_issued", now)
         note(connection, actor, "credential.issued", account.name, now, credential=issued.id, **detail)
         publish(connection, "account", account.name, now)
         return issued
@@ -361,9 +360,9 @@ def _get_account(connection: sa.Connection, name: str) -> records.Row:
     return row
 
 
-def _verify_within(reach: Reach, account: Account) -> Account:
+def _verify_within(reach: AccountReach, account: Account) -> Account:
     """The account. Raises ExternalIdTaken, which tells nothing of it but that it is there, when it is beyond reach."""
-    if not reach.includes(account.plan, account.created_by):
+    if not reach.covers(account):
         raise ExternalIdTaken("this external_id has an account that this API key may not see")
     return account
 

@@ -16,7 +16,8 @@ import structlog
 from entrepot.access.visitors import Visitor
 from entrepot.accounts import usage_records
 from entrepot.accounts.authentication import Principal
-from entrepot.accounts.usage_records import Batch, Holder, Pulls, Refusal, UsageFilter
+from entrepot.accounts.steps import Step
+from entrepot.accounts.usage_records import Batch, Holder, Pulls, Refusal
 from entrepot.errors import EntrepotError
 from entrepot.storage.database import Database
 
@@ -100,7 +101,7 @@ class UsageCounter:
         """A token was issued."""
         now = self._clock()
         self._note_use(principal, now)
-        if not self._reached.has(principal.account_id, "first_login") and self._has_room(self._pending.logins):
+        if not self._reached.has(principal.account_id, Step.FIRST_LOGIN) and self._has_room(self._pending.logins):
             self._note_holder(principal)
             self._pending.logins.setdefault(principal.account_id, now)
 
@@ -116,20 +117,6 @@ class UsageCounter:
             refusal = self._pending.refusals[key] = Refusal(message, 0, now, now)
         refusal.times += 1
         refusal.last_at = now
-
-    async def usage_of(self, account_id: int, wanted: UsageFilter | None = None) -> usage_records.AccountUsage:
-        """An account's counts, as far as they are in the database: up to a second old."""
-        return await self._database.read(
-            lambda connection: usage_records.read_usage(connection, account_id, wanted or UsageFilter())
-        )
-
-    async def totals(self, wanted: UsageFilter) -> list[usage_records.PeriodUsage]:
-        """The counts of all accounts that fit, by hour or day."""
-        return await self._database.read(lambda connection: usage_records.read_totals(connection, wanted))
-
-    async def refusals_of(self, account_id: int) -> list[usage_records.RefusalRow]:
-        """What an account was refused of late, newest first."""
-        return await self._database.read(lambda connection: usage_records.list_refusals(connection, [account_id]))
 
     def start(self) -> None:
         """Begin to write counts down, on the running loop."""
@@ -201,7 +188,7 @@ class UsageCounter:
             self._pending.uses[principal.credential_id] = now
 
     def _note_fetch(self, principal: Principal, digest: str) -> None:
-        if not self._reached.has(principal.account_id, "image_fetched") and self._has_room(self._pending.fetches):
+        if not self._reached.has(principal.account_id, Step.IMAGE_FETCHED) and self._has_room(self._pending.fetches):
             self._note_holder(principal)
             self._pending.fetches.add((principal.account_id, digest))
 

@@ -1,19 +1,20 @@
 """SQL of usage: what was counted in memory goes into roll-ups, from which every question is answered."""
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from datetime import UTC, datetime
+from typing import Any
 
 import sqlalchemy as sa
 
+from entrepot.accounts import steps
 from entrepot.accounts.events import EventType, emit
+from entrepot.accounts.steps import LATER_STEPS, Step
 from entrepot.storage.statements import add_up, insert_missing
 from entrepot.storage.tables import (
     account_fetches,
     account_steps,
-    accounts,
     credentials,
     manifest_blobs,
     refusals,
@@ -24,24 +25,9 @@ from entrepot.storage.tables import (
     usage_versions,
 )
 
-# How far an account can get, in order; the first two are noted when they happen (accounts/service.py).
-STEPS = (
-    "signed_up",
-    "credential_issued",
-    "first_login",
-    "first_pull",
-    "image_fetched",
-    "second_version",
-    "active_after_7_days",
-    "active_after_30_days",
-)
-_LATER_STEPS = {"active_after_7_days": timedelta(days=7), "active_after_30_days": timedelta(days=30)}
-_STEP_EVENTS = {"first_login": EventType.LOGIN_FIRST, "first_pull": EventType.PULL_FIRST}
+_STEP_EVENTS = {Step.FIRST_LOGIN: EventType.LOGIN_FIRST, Step.FIRST_PULL: EventType.PULL_FIRST}
 _MAX_MESSAGE = 500
 _REMEMBERED = 200_000
-# Rows of a kind that one account's usage shows; the sums count all.
-_LISTED = 1000
-_REFUSALS_LISTED = 100
 _BATCH = 500
 
 
@@ -102,79 +88,6 @@ class Reached:
             self._known[one] = None
         while len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
-
-
-@dataclass(frozen=True, slots=True)
-class UsageFilter:
-    """Which periods are shown; `since` is included, `until` is not. `plans` are those that an API key is limited to."""
-
-    period: Literal["hour", "day"] = "day"
-    since: datetime | None = None
-    until: datetime | None = None
-    plan: str | None = None
-    plans: frozenset[str] | None = None
-    created_by: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RepositoryUsage:
-    """What one account took from one repository; `bytes_served` are those of answers begun, redirects included."""
-
-    repository: str
-    pulls: int
-    bytes_served: int
-    first_pull_at: datetime | None
-    last_pull_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class PeriodUsage:
-    """An hour or a day (UTC). `repository` and `tag` None: of all; `accounts` None: of one."""
-
-    start: datetime
-    pulls: int
-    bytes_served: int
-    repository: str | None = None
-    tag: str | None = None
-    accounts: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """Something that pulls came from or went to: a version, a client, a network."""
-
-    name: str
-    pulls: int
-    first_at: datetime | None
-    last_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class AccountUsage:
-    """All counts of one account; lists show the most recent, `version_count` and `network_count` count all."""
-
-    repositories: list[RepositoryUsage]
-    versions: list[Seen]
-    version_count: int
-    clients: list[Seen]
-    networks: list[Seen]
-    network_count: int
-    periods: list[PeriodUsage]
-    steps: dict[str, datetime]
-
-
-@dataclass(frozen=True, slots=True)
-class RefusalRow:
-    """What an account was refused on a day, for one reason."""
-
-    account_id: int
-    day: datetime
-    reason: str
-    repository: str
-    message: str
-    times: int
-    first_at: datetime | None
-    last_at: datetime | None
 
 
 def write(connection: sa.Connection, batch: Batch, known: Reached) -> set[tuple[int, str]]:
@@ -241,26 +154,25 @@ def _add_pulls(connection: sa.Connection, batch: Batch) -> None:
 
 def _note_steps(connection: sa.Connection, batch: Batch, known: Reached) -> set[tuple[int, str]]:
     """First login, first pull, and pulls long after the sign-up."""
-    steps: dict[tuple[int, str], float] = {(one, "first_login"): at for one, at in batch.logins.items()}
+    found: dict[tuple[int, Step], float] = {(one, Step.FIRST_LOGIN): at for one, at in batch.logins.items()}
     for (account_id, *_), pulls in batch.pulls.items():
         if not pulls.pulls:
             continue
         # Whoever pulls with the credential itself has logged in, too.
-        for step in ("first_login", "first_pull"):
-            steps[account_id, step] = min(steps.get((account_id, step), pulls.first_at), pulls.first_at)
+        for step in (Step.FIRST_LOGIN, Step.FIRST_PULL):
+            found[account_id, step] = min(found.get((account_id, step), pulls.first_at), pulls.first_at)
         created_at = batch.holders[account_id].created_at
-        for step, age in _LATER_STEPS.items():
+        for step, age in LATER_STEPS.items():
             if created_at is not None and _instant(pulls.last_at) - created_at >= age:
-                steps[account_id, step] = pulls.last_at
-    reached = {key: at for key, at in steps.items() if not known.has(*key)}
-    for (account_id, step), at in sorted(reached.items()):
+                found[account_id, step] = pulls.last_at
+    reached = {key: at for key, at in found.items() if not known.has(*key)}
+    for (account_id, step), at in sorted(reached.items(), key=lambda one: (one[0][0], one[1])):
         _reach(connection, batch.holders[account_id], step, _instant(at))
     return set(reached)
 
 
-def _reach(connection: sa.Connection, holder: Holder, step: str, at: datetime) -> None:
-    is_new = insert_missing(connection, account_steps, [{"account_id": holder.account_id, "step": step, "at": at}])
-    if is_new and step in _STEP_EVENTS:
+def _reach(connection: sa.Connection, holder: Holder, step: Step, at: datetime) -> None:
+    if steps.reach(connection, holder.account_id, step, at) and step in _STEP_EVENTS:
         emit(
             connection,
             _STEP_EVENTS[step],
@@ -287,7 +199,7 @@ def _note_versions(connection: sa.Connection, batch: Batch, known: Reached) -> s
         if (count or 0) < 2:  # noqa: PLR2004 - the one just written
             continue
         holder, at = batch.holders[account_id], _instant(pulls.first_at)
-        _reach(connection, holder, "second_version", at)
+        _reach(connection, holder, Step.SECOND_VERSION, at)
         emit(
             connection,
             EventType.VERSION_ADOPTED,
@@ -306,13 +218,13 @@ def _note_fetches(connection: sa.Connection, batch: Batch, known: Reached) -> se
     """Whether an account fetched a whole image: a manifest and every blob that it names, through whatever processes."""
     fetched: defaultdict[int, set[str]] = defaultdict(set)
     for account_id, digest in batch.fetches:
-        if not known.has(account_id, "image_fetched"):
+        if not known.has(account_id, Step.IMAGE_FETCHED):
             fetched[account_id].add(digest)
     reached: set[tuple[int, str]] = set()
     for account_id, digests in sorted(fetched.items()):
-        step = (account_steps.c.account_id == account_id) & (account_steps.c.step == "image_fetched")
+        step = (account_steps.c.account_id == account_id) & (account_steps.c.step == Step.IMAGE_FETCHED)
         if connection.scalar(sa.select(account_steps.c.at).where(step)) is not None:
-            reached.add((account_id, "image_fetched"))
+            reached.add((account_id, Step.IMAGE_FETCHED))
             continue
         now = max((pulls.last_at for key, pulls in batch.pulls.items() if key[0] == account_id), default=0.0)
         if not now:  # their counts were dropped
@@ -320,9 +232,9 @@ def _note_fetches(connection: sa.Connection, batch: Batch, known: Reached) -> se
         rows = [{"account_id": account_id, "digest": digest, "at": _instant(now)} for digest in sorted(digests)]
         insert_missing(connection, account_fetches, rows)
         if connection.scalar(_whole_image_of(account_id)) is not None:
-            _reach(connection, batch.holders[account_id], "image_fetched", _instant(now))
+            _reach(connection, batch.holders[account_id], Step.IMAGE_FETCHED, _instant(now))
             connection.execute(account_fetches.delete().where(account_fetches.c.account_id == account_id))
-            reached.add((account_id, "image_fetched"))
+            reached.add((account_id, Step.IMAGE_FETCHED))
     return reached
 
 
@@ -370,104 +282,6 @@ def _note_refusals(connection: sa.Connection, batch: Batch) -> None:
             message=refusal.message[:_MAX_MESSAGE],
         )
     add_up(connection, refusals, rows, ("times",), first="first_at", last="last_at")
-
-
-def read_usage(connection: sa.Connection, account_id: int, wanted: UsageFilter) -> AccountUsage:
-    """An account's counts."""
-    query = sa.select(usage).where(usage.c.account_id == account_id).order_by(usage.c.repository)
-    version = (usage_versions.c.repository + sa.literal("@") + usage_versions.c.digest).label("name")
-    versions = _seen(connection, usage_versions, version, account_id)
-    networks = _seen(connection, usage_networks, usage_networks.c.network, account_id)
-    steps = sa.select(account_steps.c.step, account_steps.c.at).where(account_steps.c.account_id == account_id)
-    return AccountUsage(
-        repositories=[
-            RepositoryUsage(row.repository, row.pulls, row.bytes_served, row.first_pull_at, row.last_pull_at)
-            for row in connection.execute(query)
-        ],
-        versions=versions,
-        version_count=_count(connection, usage_versions, account_id),
-        clients=_seen(connection, usage_clients, usage_clients.c.client, account_id),
-        networks=networks,
-        network_count=_count(connection, usage_networks, account_id),
-        periods=_read_periods(connection, account_id, wanted),
-        steps={row.step: row.at for row in connection.execute(steps)},
-    )
-
-
-def _seen(connection: sa.Connection, table: sa.Table, name: sa.ColumnElement[str], account_id: int) -> list[Seen]:
-    query = (
-        sa.select(name.label("name"), table.c.pulls, table.c.first_at, table.c.last_at)
-        .where(table.c.account_id == account_id)
-        .order_by(table.c.last_at.desc(), name)
-        .limit(_LISTED)
-    )
-    return [Seen(row.name, row.pulls, row.first_at, row.last_at) for row in connection.execute(query)]
-
-
-def _count(connection: sa.Connection, table: sa.Table, account_id: int) -> int:
-    query = sa.select(sa.func.count()).select_from(table).where(table.c.account_id == account_id)
-    return connection.scalar(query) or 0
-
-
-def _read_periods(connection: sa.Connection, account_id: int, wanted: UsageFilter) -> list[PeriodUsage]:
-    query = (
-        sa.select(usage_periods)
-        .where(usage_periods.c.account_id == account_id, *_within(wanted))
-        .order_by(usage_periods.c.start.desc(), usage_periods.c.repository, usage_periods.c.tag)
-        .limit(_LISTED)
-    )
-    return [
-        PeriodUsage(row.start, row.pulls, row.bytes_served, row.repository, row.tag or None)
-        for row in connection.execute(query)
-    ]
-
-
-def read_totals(connection: sa.Connection, wanted: UsageFilter) -> list[PeriodUsage]:
-    """The counts of all accounts that fit, by period, newest first."""
-    query = (
-        sa.select(
-            usage_periods.c.start,
-            sa.func.sum(usage_periods.c.pulls).label("pulls"),
-            sa.func.sum(usage_periods.c.bytes_served).label("bytes_served"),
-            sa.func.count(usage_periods.c.account_id.distinct()).label("accounts"),
-        )
-        .where(*_within(wanted))
-        .group_by(usage_periods.c.start)
-        .order_by(usage_periods.c.start.desc())
-        .limit(_LISTED)
-    )
-    if wanted.plan is not None or wanted.plans is not None or wanted.created_by is not None:
-        query = query.join(accounts, accounts.c.id == usage_periods.c.account_id)
-    if wanted.plan is not None:
-        query = query.where(accounts.c.plan == wanted.plan)
-    if wanted.plans is not None:
-        query = query.where(accounts.c.plan.in_(sorted(wanted.plans)))
-    if wanted.created_by is not None:
-        query = query.where(accounts.c.created_by == wanted.created_by)
-    return [
-        PeriodUsage(row.start, int(row.pulls), int(row.bytes_served), accounts=row.accounts)
-        for row in connection.execute(query)
-    ]
-
-
-def _within(wanted: UsageFilter) -> list[sa.ColumnElement[bool]]:
-    conditions: list[sa.ColumnElement[bool]] = [usage_periods.c.period == wanted.period[0]]
-    if wanted.since is not None:
-        conditions.append(usage_periods.c.start >= wanted.since)
-    if wanted.until is not None:
-        conditions.append(usage_periods.c.start < wanted.until)
-    return conditions
-
-
-def list_refusals(connection: sa.Connection, account_ids: Collection[int]) -> list[RefusalRow]:
-    """What these accounts were refused, newest first."""
-    query = (
-        sa.select(refusals)
-        .where(refusals.c.account_id.in_(list(account_ids)))
-        .order_by(refusals.c.last_at.desc())
-        .limit(_REFUSALS_LISTED * max(1, len(account_ids)))
-    )
-    return [RefusalRow(**row) for row in connection.execute(query).mappings()]
 
 
 def drop_old(

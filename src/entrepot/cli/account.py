@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Accounts: customers and their credentials.", no_args_is_help=True)
 
+_SHOWN_REFUSALS = 5
+
 Name = Annotated[str, typer.Argument(help="The account's name, such as ft-...", metavar="NAME")]
 
 
@@ -82,18 +84,21 @@ def list_accounts(
 @app.command(epilog="Example: entrepot account show ft-k3v5...")
 def show(context: typer.Context, name: Name, json: Json = False) -> None:
     """Show an account, its credentials and what it pulled."""
-    from entrepot.web.api.models import AccountBody, CredentialStateBody, Usage
+    from entrepot.web.api.models import AccountBody, CredentialStateBody
+    from entrepot.web.api.usage_models import Refusals, Usage
 
     with open_parts(context) as parts:
         account = parts.run(parts.accounts.get(name))
         states = parts.run(parts.accounts.list_credentials(name))
-        usage = Usage.of(name, parts.run(parts.usage.usage_of(account.id)))
+        usage = Usage.of(name, parts.run(parts.reports.usage_of(account.id)))
+        refusals = Refusals.of(name, parts.run(parts.reports.refusals_of(account.id)))
     if json:
         print_json(
             {
                 "account": AccountBody.of(account).model_dump(mode="json"),
                 "credentials": [CredentialStateBody.of(state).model_dump(mode="json") for state in states],
                 "usage": usage.model_dump(mode="json"),
+                "refusals": refusals.model_dump(mode="json")["refusals"],
             }
         )
         return
@@ -101,6 +106,9 @@ def show(context: typer.Context, name: Name, json: Json = False) -> None:
     for key, value in account.identity.items():
         print(f"  {key}: {value}")
     print(f"pulled {usage.pulls} times, {usage.bytes_served} bytes, last {moment(usage.last_pull_at) or 'never'}")
+    if usage.clients:
+        clients = ", ".join(seen.name for seen in usage.clients)
+        print(f"  {usage.version_count} versions, by {clients}, from {usage.network_count} networks")
     print_table(
         ("CREDENTIAL", "STATUS", "CREATED", "EXPIRES", "REVOKED", "LAST USED"),
         (
@@ -115,6 +123,8 @@ def show(context: typer.Context, name: Name, json: Json = False) -> None:
     for state in states:
         if state.warning:
             print(f"WARNING: credential {state.id} is {state.warning}")
+    for refusal in refusals.refusals[:_SHOWN_REFUSALS]:
+        print(f"refused {refusal.times}x, last {moment(refusal.last_at)}, {refusal.reason}: {refusal.message}")
 
 
 @app.command(epilog="Example: entrepot account rotate ft-k3v5... --grace-seconds 86400")

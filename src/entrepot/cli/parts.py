@@ -55,7 +55,7 @@ class CommandParts:
         self.plans = parts.plans
         self.accounts = parts.accounts
         self.api_keys = parts.api_keys
-        self.usage = parts.usage
+        self.reports = parts.reports
         self.explanations = parts.explanations
         self.registry = parts.registry
         self.replications = parts.replications

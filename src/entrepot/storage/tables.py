@@ -233,13 +233,20 @@ accounts = sa.Table(
     sa.Index(None, "created_at"),
 )
 
-# How far an account got: each step once, at its first time.
+# How far an account got: each step once, at its first time, with all that the funnel groups by.
 account_steps = sa.Table(
     "account_steps",
     metadata,
     sa.Column("account_id", sa.ForeignKey("accounts.id"), primary_key=True),
     sa.Column("step", text(32), primary_key=True),
     sa.Column("at", Instant, nullable=False),
+    # Of the sign-up: its Monday, its plan, and the API key that made it.
+    sa.Column("week", Instant, nullable=False),
+    sa.Column("plan", text(63), nullable=False),
+    sa.Column("created_by", text(63), nullable=True),
+    # How long it was since the step before, as a number of accounts/steps.py's TOOK.
+    sa.Column("took", sa.SmallInteger, nullable=False),
+    sa.Index(None, "week", "plan", "step", "took", "created_by"),
 )
 
 # What an account fetched on the way to its first whole image; dropped when it got there, or gave up.

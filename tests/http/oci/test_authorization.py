@@ -262,7 +262,7 @@ class TestUsage:
     async def pulls(self, served: Served, client: RegistryClient) -> tuple[int, int]:
         await served.parts.usage.flush()
         account = await served.parts.accounts.get(client.credential.username)
-        parts = (await served.parts.usage.usage_of(account.id)).repositories
+        parts = (await served.parts.reports.usage_of(account.id)).repositories
         return sum(part.pulls for part in parts), sum(part.bytes_served for part in parts)
 
     async def test_counts_one_pull_for_an_index_its_child_and_its_blobs(

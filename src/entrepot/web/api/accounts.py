@@ -11,7 +11,7 @@ from entrepot.accounts.records import AccountFilter
 from entrepot.accounts.service import Account, IssuedCredential
 from entrepot.web.api import models
 from entrepot.web.api.cursors import read_cursor, write_cursor
-from entrepot.web.api.guard import Caller, ReadsAccounts, ReadsUsage, WritesAccounts
+from entrepot.web.api.guard import Caller, ReadsAccounts, WritesAccounts
 from entrepot.web.api.idempotency import IdempotencyKey, answer_again
 from entrepot.web.api.login import login_lines
 
@@ -63,11 +63,12 @@ async def list_accounts(
     external_id: str | None = None,
     plan: str | None = None,
     status: Literal["active", "suspended", "deleted"] | None = None,
+    q: Annotated[str | None, Query(max_length=255, description="Part of the name, external id or identity.")] = None,
     cursor: str | None = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> models.Accounts:
     """Accounts that fit, oldest first; deleted ones only when asked for."""
-    wanted = AccountFilter(external_id, plan, status, caller.reach)
+    wanted = AccountFilter(external_id, plan, status, q, caller.reach)
     found = await caller.services.accounts.list_accounts(wanted, read_cursor(cursor) or 0, limit + 1)
     page = found[:limit]
     return models.Accounts(
@@ -143,13 +144,6 @@ async def revoke_credential(name: str, credential_id: str, caller: WritesAccount
     """Revoke a credential, and with it every token that was issued for it, now."""
     await caller.get_account(name)
     await caller.services.accounts.revoke_credential(name, credential_id, caller.actor)
-
-
-@router.get("/accounts/{name}/usage")
-async def get_usage(name: str, caller: ReadsUsage) -> models.Usage:
-    """What an account pulled."""
-    account = await caller.get_account(name)
-    return models.Usage.of(account.name, await caller.services.usage.usage_of(account.id))
 
 
 def _keep_account(made: tuple[Account, IssuedCredential | None]) -> KeptAnswer:

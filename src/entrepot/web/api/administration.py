@@ -53,7 +53,7 @@ def _read_filter(
     since: models.Instant | None = None,
     until: models.Instant | None = None,
 ) -> AuditFilter:
-    only_by = None if caller.reach.is_everything else caller.actor.name
+    only_by = caller.actor.name if caller.reach.is_limited else None
     return AuditFilter(target, actor, action, since, until, only_by)
 
 

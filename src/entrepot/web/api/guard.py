@@ -43,7 +43,7 @@ class Caller:
     async def get_account(self, name: str) -> Account:
         """An account within the key's reach; any other is unknown to it. Raises AccountUnknown."""
         account = await self.services.accounts.get(name)
-        if not self.reach.includes(account.plan, account.created_by):
+        if not self.reach.covers(account):
             raise AccountUnknown(f"there is no account {name[:80]!r}")
         return account
 

@@ -1,7 +1,6 @@
 """Bodies of the platform API; together with the routes they make the OpenAPI document."""
 
 import re
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -9,7 +8,6 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 
 from entrepot.accounts.audit import AuditRow
 from entrepot.accounts.service import DEFAULT_GRACE, Account, CredentialState, IssuedCredential
-from entrepot.accounts.usage_records import AccountUsage
 
 
 class RequestBody(BaseModel):
@@ -188,79 +186,6 @@ class Credentials(BaseModel):
     """The newest credentials of an account."""
 
     credentials: list[CredentialStateBody]
-
-
-class RepositoryUsageBody(BaseModel):
-    """What an account took from one repository."""
-
-    repository: str
-    pulls: int
-    bytes_served: int
-    first_pull_at: datetime | None
-    last_pull_at: datetime | None
-
-
-class SeenBody(BaseModel):
-    """A version (`repository@digest`), client or network, and the pulls that had it."""
-
-    name: str
-    pulls: int
-    first_at: datetime | None
-    last_at: datetime | None
-
-
-class PeriodBody(BaseModel):
-    """An hour or a day, in UTC; of one repository and tag, where the answer is about one account."""
-
-    start: datetime
-    pulls: int
-    bytes_served: int
-    repository: str | None = None
-    tag: str | None = Field(None, description="null: pulled by digest, or bytes that are no pull.")
-    accounts: int | None = None
-
-
-class Usage(BaseModel):
-    """What an account took; as of about a second ago.
-
-    Lists show the most recent 1000; `version_count` and `network_count` count all.
-    """
-
-    account: str
-    pulls: int
-    bytes_served: int
-    first_pull_at: datetime | None
-    last_pull_at: datetime | None
-    repositories: list[RepositoryUsageBody]
-    versions: list[SeenBody]
-    version_count: int
-    clients: list[SeenBody]
-    networks: list[SeenBody] = Field(description="Truncated to /24 and /48.")
-    network_count: int
-    periods: list[PeriodBody]
-    steps: dict[str, datetime] = Field(description="How far the account got, and when.")
-
-    @classmethod
-    def of(cls, account: str, usage: AccountUsage) -> "Usage":
-        """The body for an account's counts."""
-        parts = usage.repositories
-        first = [part.first_pull_at for part in parts if part.first_pull_at is not None]
-        last = [part.last_pull_at for part in parts if part.last_pull_at is not None]
-        totals = {
-            "account": account,
-            "pulls": sum(part.pulls for part in parts),
-            "bytes_served": sum(part.bytes_served for part in parts),
-            "first_pull_at": min(first, default=None),
-            "last_pull_at": max(last, default=None),
-        }
-        return cls.model_validate(asdict(usage) | totals)
-
-
-class UsageTotals(BaseModel):
-    """What all accounts took, newest first, at most 1000 periods."""
-
-    period: Literal["hour", "day"]
-    totals: list[PeriodBody]
 
 
 class PlanBody(BaseModel):

@@ -8,7 +8,7 @@ from entrepot.accounts.audit import AuditLog
 from entrepot.accounts.key_rates import KeyRates
 from entrepot.accounts.plans import Plans
 from entrepot.accounts.service import Accounts
-from entrepot.accounts.usage import UsageCounter
+from entrepot.accounts.usage_reports import UsageReports
 from entrepot.accounts.workloads import Workloads
 from entrepot.web.asgi import Networks
 
@@ -23,7 +23,7 @@ class Services:
     answers: Answers
     key_rates: KeyRates
     plans: Plans
-    usage: UsageCounter
+    reports: UsageReports
     audit: AuditLog
     public_url: str
     trusted_proxies: Networks

@@ -62,8 +62,15 @@ def upgrade() -> None:
         sa.Column("account_id", Id, nullable=False),
         sa.Column("step", text(32), nullable=False),
         sa.Column("at", Instant(), nullable=False),
+        sa.Column("week", Instant(), nullable=False),
+        sa.Column("plan", text(63), nullable=False),
+        sa.Column("created_by", text(63), nullable=True),
+        sa.Column("took", sa.SmallInteger(), nullable=False),
         sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_account_steps_account_id")),
         sa.PrimaryKeyConstraint("account_id", "step", name=op.f("pk_account_steps")),
+    )
+    op.create_index(
+        op.f("ix_account_steps_week"), "account_steps", ["week", "plan", "step", "took", "created_by"], unique=False
     )
     op.create_table(
         "events",
