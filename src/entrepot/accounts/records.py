@@ -139,6 +139,7 @@ def list_live_credentials(connection: sa.Connection, account_id: int, now: datet
         sa.select(credentials)
         .where(
             credentials.c.account_id == account_id,
+            credentials.c.is_revoked.is_(False),
             sa.or_(credentials.c.revoked_at.is_(None), credentials.c.revoked_at > now),
             sa.or_(credentials.c.expires_at.is_(None), credentials.c.expires_at > now),
         )
@@ -147,13 +148,15 @@ def list_live_credentials(connection: sa.Connection, account_id: int, now: datet
     return list(connection.execute(query).mappings())
 
 
-def revoke_credentials(connection: sa.Connection, ids: Iterable[str], at: datetime) -> None:
-    """Let credentials die at an instant, unless they die earlier anyway."""
-    statement = credentials.update().where(
-        credentials.c.id.in_(list(ids)),
-        sa.or_(credentials.c.revoked_at.is_(None), credentials.c.revoked_at > at),
-    )
-    connection.execute(statement.values(revoked_at=at))
+def revoke_credentials(connection: sa.Connection, ids: Iterable[str], at: datetime, now: datetime) -> None:
+    """Let credentials die at an instant, unless they die earlier anyway; what dies now is dead for good."""
+    revoked_at = credentials.c.revoked_at
+    statement = credentials.update().where(credentials.c.id.in_(list(ids)), credentials.c.is_revoked.is_(False))
+    if at <= now:
+        earlier = sa.case((revoked_at < at, revoked_at), else_=at)
+        connection.execute(statement.values(revoked_at=earlier, is_revoked=True))
+    else:
+        connection.execute(statement.where(sa.or_(revoked_at.is_(None), revoked_at > at)).values(revoked_at=at))
 
 
 def insert_audit(connection: sa.Connection, row: dict[str, Any]) -> None:

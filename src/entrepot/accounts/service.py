@@ -186,8 +186,8 @@ class Accounts:
             if account.status != "active":
                 raise AccountClosed(f"account {name} is {account.status}; resume it before issuing a credential")
             old = [row["id"] for row in records.list_live_credentials(connection, account.id, now)]
-            records.revoke_credentials(connection, old[: MAX_ALIVE - 1], now + grace)
-            records.revoke_credentials(connection, old[MAX_ALIVE - 1 :], now)
+            records.revoke_credentials(connection, old[: MAX_ALIVE - 1], now + grace, now)
+            records.revoke_credentials(connection, old[MAX_ALIVE - 1 :], now, now)
             return self._issue(connection, account, actor, now, lifetime, grace_seconds=int(grace.total_seconds()))
 
         return await self._signals.commit(once_only(work, once, self._clock()))
@@ -213,7 +213,7 @@ class Accounts:
             known = records.list_credentials(connection, account.id, _LISTED_CREDENTIALS)
             if credential_id not in {row["id"] for row in known}:
                 raise CredentialUnknown(f"account {name} has no credential {credential_id[:40]!r}")
-            records.revoke_credentials(connection, [credential_id], now)
+            records.revoke_credentials(connection, [credential_id], now, now)
             note(connection, actor, "credential.revoked", name, now, credential=credential_id)
 
         await self._change(name, work)
@@ -278,7 +278,7 @@ class Accounts:
 
         def work(connection: sa.Connection, account: Account, now: datetime) -> None:
             alive = [row["id"] for row in records.list_live_credentials(connection, account.id, now)]
-            records.revoke_credentials(connection, alive, now)
+            records.revoke_credentials(connection, alive, now, now)
             records.erase_traces(connection, account.id)
             key_records.erase_answers(connection, name)
             tombstone = f"deleted-{account.id}"
@@ -382,7 +382,7 @@ def _verify_lifetime(lifetime: timedelta | None) -> None:
 def _read_credential(row: records.Row, now: datetime, *, is_newest: bool) -> CredentialState:
     revoked_at, expires_at, used_at = row["revoked_at"], row["expires_at"], row["last_used_at"]
     status: Literal["active", "ending", "revoked", "expired"] = "active"
-    if revoked_at is not None and revoked_at <= now:
+    if row["is_revoked"] or (revoked_at is not None and revoked_at <= now):
         status = "revoked"
     elif expires_at is not None and expires_at <= now:
         status = "expired"

@@ -267,7 +267,10 @@ credentials = sa.Table(
     sa.Column("secret_hash", sa.LargeBinary(32), nullable=False, unique=True),
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("expires_at", Instant, nullable=True),
+    # When it ends before its time: at once, or when a grace has passed.
     sa.Column("revoked_at", Instant, nullable=True),
+    # Whether it ended at once: then it stays so, even where a clock is put back.
+    sa.Column("is_revoked", sa.Boolean, nullable=False, server_default=sa.false()),
     # To the minute or so: it is written down in batches.
     sa.Column("last_used_at", Instant, nullable=True),
     # When its holder was last warned that it is about to end.

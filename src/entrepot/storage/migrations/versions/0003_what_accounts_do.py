@@ -4,6 +4,8 @@ Revision: 0003
 Previous: 0002
 """
 
+from datetime import UTC, datetime
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -180,6 +182,10 @@ def upgrade() -> None:
     op.create_index(op.f("ix_api_keys_workload_expires_at"), "api_keys", ["workload", "expires_at"], unique=False)
     op.add_column("audit", sa.Column("address", text(45), nullable=True))
     op.create_index(op.f("ix_audit_at"), "audit", ["at"], unique=False)
+    op.add_column("credentials", sa.Column("is_revoked", sa.Boolean(), server_default=sa.false(), nullable=False))
+    credentials = sa.table("credentials", sa.column("is_revoked", sa.Boolean()), sa.column("revoked_at", Instant()))
+    ended = credentials.c.revoked_at <= datetime.now(UTC)
+    op.execute(credentials.update().where(ended).values(is_revoked=True))
     op.add_column("credentials", sa.Column("last_used_at", Instant(), nullable=True))
     op.add_column("credentials", sa.Column("warned_at", Instant(), nullable=True))
     op.create_index(op.f("ix_credentials_expires_at"), "credentials", ["expires_at"], unique=False)
