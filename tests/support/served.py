@@ -99,7 +99,6 @@ async def serve(folder: Path, **settings: Any) -> AsyncIterator[Served]:
     parts = build_parts(Settings(data=folder, **settings))
     app = build_app(parts)
     parts.usage.start()
-    parts.api_keys.start()
     try:
         await parts.plans.apply(parse_plans(PLANS), TESTER)
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)

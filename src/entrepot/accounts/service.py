@@ -6,14 +6,14 @@ ask at once.
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from entrepot.access.keys import Keys
-from entrepot.access.names import account_name, parse_external_id
+from entrepot.access.names import account_name, normal_form, parse_external_id
 from entrepot.access.plans import MAX_LIFETIME, Plan
 from entrepot.access.secrets import CREDENTIAL_PREFIX, Secret
 from entrepot.accounts import key_records, records, steps
@@ -159,6 +159,8 @@ class Accounts:
 
     async def list_accounts(self, wanted: AccountFilter, after_id: int, limit: int) -> list[Account]:
         """Accounts that fit, oldest first, from the one after `after_id`."""
+        if wanted.external_id is not None:
+            wanted = replace(wanted, external_id=normal_form(wanted.external_id))
         rows = await self._database.read(lambda connection: records.list_accounts(connection, wanted, after_id, limit))
         return [_read(row) for row in rows]
 
