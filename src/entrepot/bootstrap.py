@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import secrets
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,21 +20,29 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from entrepot.access.api_scopes import ApiScope, parse_api_scopes
+from entrepot.access.destinations import Destinations
 from entrepot.access.keys import Keys
 from entrepot.access.workloads import ClaimPattern, Workload
 from entrepot.accounts.answers import Answers
 from entrepot.accounts.api_keys import ApiKeys
 from entrepot.accounts.audit import AuditLog
 from entrepot.accounts.authentication import Authenticator
+from entrepot.accounts.deliveries import Deliveries
 from entrepot.accounts.directory import Directory
+from entrepot.accounts.events import Events
 from entrepot.accounts.explanation import Explanations
 from entrepot.accounts.issuers import Issuer, is_safe_url
-from entrepot.accounts.key_rates import KeyRates, LocalTallies
+from entrepot.accounts.key_rates import KeyRates
+from entrepot.accounts.limits import Limiter
 from entrepot.accounts.plans import Plans
+from entrepot.accounts.rechecks import Rechecks
 from entrepot.accounts.service import Accounts
+from entrepot.accounts.throttle import Throttle
 from entrepot.accounts.tokens import Tokens
+from entrepot.accounts.upkeep import Retention, Upkeep
 from entrepot.accounts.usage import UsageCounter
 from entrepot.accounts.usage_reports import UsageReports
+from entrepot.accounts.webhooks import Webhooks
 from entrepot.accounts.workloads import Workloads
 from entrepot.errors import GlobInvalid, RequestInvalid, SettingsInvalid
 from entrepot.logs import configure_logs
@@ -55,7 +62,9 @@ from entrepot.settings import (
 )
 from entrepot.storage.blobs import BlobStore, StoreOptions
 from entrepot.storage.clock import utc_now
+from entrepot.storage.counters import Counters, CounterStore
 from entrepot.storage.database import Database
+from entrepot.storage.database_counters import DatabaseCounters
 from entrepot.storage.signals import Signals
 
 if TYPE_CHECKING:
@@ -65,6 +74,9 @@ if TYPE_CHECKING:
     from entrepot.web.oci.pull import Redirects
 
 _PUBLIC_URL = "public_url"
+_COUNTING_SPACE = "counting_space"
+# Tallies in memory: four for each account that pulls; two for each guess; two for each API key with a rate.
+_LIMITED, _THROTTLED, _RATED = 40_000, 40_000, 2_000
 TOKEN_PATH = "/token"  # noqa: S105 - a path
 
 
@@ -85,13 +97,35 @@ class Parts:
     answers: Answers
     key_rates: KeyRates
     authenticator: Authenticator
+    throttle: Throttle
     explanations: Explanations
     tokens: Tokens
     usage: UsageCounter
+    limiter: Limiter
     reports: UsageReports
     audit: AuditLog
+    events: Events
+    webhooks: Webhooks
+    deliveries: Deliveries
+    upkeep: Upkeep
     replications: Replications
     garbage: GarbageCollector
+
+    async def start(self) -> None:
+        """Begin to count what is served, on the running loop."""
+        self.usage.start()
+        self.limiter.start()
+        self.throttle.start()
+        self.api_keys.start()
+        self.key_rates.start()
+
+    async def stop(self) -> None:
+        """Write down and share what was counted, and end."""
+        await self.usage.stop()
+        await self.limiter.stop()
+        await self.throttle.stop()
+        await self.api_keys.stop()
+        await self.key_rates.stop()
 
     def remember_public_url(self) -> None:
         """Note by which address this server is reached, for commands that were not told."""
@@ -133,6 +167,11 @@ def build_parts(settings: Settings) -> Parts:
     directory = Directory(database, signals)
     tokens = Tokens(keys, utc_now, service=settings.registry_host)
     api_keys = ApiKeys(database, signals, utc_now, keys)
+    destinations = Destinations(settings.webhooks.networks, settings.webhooks.plain_http)
+    webhooks = Webhooks(database, utc_now, keys, destinations)
+    rechecks = Rechecks()
+    limiter = Limiter(database, _open_counters(settings, database, capacity=_LIMITED), rechecks)
+    throttle = _open_throttle(settings, database, keys)
     parts = Parts(
         settings=settings,
         database=database,
@@ -143,15 +182,21 @@ def build_parts(settings: Settings) -> Parts:
         plans=Plans(database, signals, utc_now),
         accounts=Accounts(database, signals, utc_now, keys),
         api_keys=api_keys,
+        key_rates=KeyRates(_open_counters(settings, database, capacity=_RATED)),
         workloads=Workloads(database, utc_now, api_keys, _read_issuers(settings)),
         answers=Answers(database, utc_now),
-        key_rates=KeyRates(LocalTallies(), time.time),
-        authenticator=Authenticator(directory, tokens, keys, utc_now),
-        explanations=Explanations(directory, utc_now),
+        authenticator=Authenticator(directory, tokens, keys, utc_now, throttle),
+        throttle=throttle,
+        explanations=Explanations(directory, database, utc_now),
         tokens=tokens,
-        usage=UsageCounter(database),
+        usage=UsageCounter(database, rechecks, limiter),
+        limiter=limiter,
         reports=UsageReports(database),
         audit=AuditLog(database, utc_now),
+        events=Events(database),
+        webhooks=webhooks,
+        deliveries=Deliveries(database, webhooks, utc_now, destinations),
+        upkeep=Upkeep(database, utc_now, _read_retention(settings)),
         replications=Replications(database, registry, utc_now, concurrency=settings.replication.concurrency),
         garbage=GarbageCollector(database, blobs, signals, utc_now, grace=grace, untagged=settings.gc.untagged),
     )
@@ -182,6 +227,25 @@ def _open_wire(settings: Settings) -> "RedisWire | None":
     from entrepot.storage.redis_wire import RedisWire
 
     return RedisWire(url)
+
+
+def _open_throttle(settings: Settings, database: Database, keys: Keys) -> Throttle:
+    per_site, per_account = settings.throttle.failures_per_site, settings.throttle.failures_per_account
+    # What is far from a budget is not worth an exchange.
+    least = max(1, min(per_site or per_account, per_account or per_site) // 16)
+    counters = _open_counters(settings, database, capacity=_THROTTLED, least=least)
+    return Throttle(counters, keys.secrets, per_site=per_site, per_account=per_account)
+
+
+def _open_counters(settings: Settings, database: Database, *, capacity: int, least: int = 1) -> Counters:
+    stores: list[CounterStore] = [DatabaseCounters(database)]
+    if url := settings.redis_url.get_secret_value():
+        from entrepot.storage.redis_counters import RedisCounters
+
+        # Accounts are numbered by their database, which may not be the only one that counts in this Redis.
+        space = database.agree_on(_COUNTING_SPACE, secrets.token_hex(8))
+        stores.insert(0, RedisCounters(url, space=space))
+    return Counters(stores, capacity=capacity, least=least)
 
 
 def _read_policies(settings: Settings) -> Policies:
@@ -234,9 +298,24 @@ def _read_workload(wanted: OidcWorkload) -> Workload:
     return workload
 
 
+def _read_retention(settings: Settings) -> Retention:
+    kept = settings.retention
+    return Retention(
+        hourly_usage=timedelta(days=kept.hourly_usage_days),
+        daily_usage=timedelta(days=kept.daily_usage_days),
+        networks=timedelta(days=kept.networks_days),
+        refusals=timedelta(days=kept.refusals_days),
+        audit=timedelta(days=kept.audit_days),
+        events=timedelta(days=kept.events_days),
+    )
+
+
 def close_parts(parts: Parts) -> None:
     """Stop listening, and let go of the database."""
     parts.signals.stop()
+    parts.limiter.close()
+    parts.throttle.close()
+    parts.key_rates.close()
     parts.database.close()
 
 
@@ -268,6 +347,7 @@ def build_app(parts: Parts) -> "Front":
         parts.uploads,
         parts.authenticator,
         parts.usage,
+        parts.limiter,
         visitors,
         refusals,
         realm=settings.effective_public_url + TOKEN_PATH,
@@ -281,6 +361,7 @@ def build_app(parts: Parts) -> "Front":
         parts.authenticator,
         parts.tokens,
         parts.usage,
+        visitors,
         refusals,
         service=settings.registry_host,
         stall_seconds=settings.limits.stall_seconds,
@@ -294,6 +375,9 @@ def build_app(parts: Parts) -> "Front":
         plans=parts.plans,
         reports=parts.reports,
         audit=parts.audit,
+        events=parts.events,
+        webhooks=parts.webhooks,
+        throttle=parts.throttle,
         public_url=settings.effective_public_url,
         trusted_proxies=settings.trusted_proxies,
     )
@@ -311,12 +395,10 @@ def build_app(parts: Parts) -> "Front":
     ]
 
     async def starting() -> None:
-        parts.usage.start()
-        parts.api_keys.start()
+        await parts.start()
 
     async def stopping() -> None:
-        await parts.api_keys.stop()
-        await parts.usage.stop()
+        await parts.stop()
         close_parts(parts)
 
     return Front(faces, starting=starting, stopping=stopping)

@@ -97,6 +97,10 @@ class IdempotencyKeyReused(Invalid):
     """An Idempotency-Key that came with another request before."""
 
 
+class WebhookInvalid(Invalid):
+    """A webhook whose name or URL cannot be accepted."""
+
+
 class SettingsInvalid(Invalid):
     """A setting that is unknown, malformed or missing."""
 
@@ -174,6 +178,14 @@ class ApiKeyUnknown(NotFound):
     """No API key of this name."""
 
 
+class EventUnknown(NotFound):
+    """No event with this id; it may have been dropped with age."""
+
+
+class WebhookUnknown(NotFound):
+    """No webhook of this name."""
+
+
 class RuleUnknown(NotFound):
     """No replication rule of this name."""
 
@@ -212,6 +224,10 @@ class TagImmutable(Conflict):
 
 class ApiKeyExists(Conflict):
     """An API key of this name is there already."""
+
+
+class WebhookDisabled(Conflict):
+    """The webhook is disabled, so nothing would be delivered."""
 
 
 class AccountClosed(Conflict):
@@ -284,16 +300,41 @@ class ApiKeyDenied(Denied):
     """The API key lacks the scope, or is limited to other plans."""
 
 
-class RateExceeded(Denied):
-    """The API key asks too often; it may again in `retry_seconds`."""
+class WorkloadDenied(Denied):
+    """The token holds, but no workload of its issuer has such claims."""
+
+
+class TooManyRequests(EntrepotError):
+    """More than is allowed in a stretch of time; in `retry_seconds` the next one begins."""
 
     def __init__(self, message: str, *, retry_seconds: int) -> None:
         super().__init__(message)
         self.retry_seconds = retry_seconds
 
 
-class WorkloadDenied(Denied):
-    """The token holds, but no workload of its issuer has such claims."""
+class RateExceeded(TooManyRequests):
+    """The API key asks more often than it may, or for more keys than it needs."""
+
+
+class PullLimitExceeded(TooManyRequests):
+    """The account took all that its plan allows for now; `limit` is the name of what it met.
+
+    `pulls` is how many are allowed in how many seconds, None where the limit is not one of pulls.
+    """
+
+    def __init__(
+        self, message: str, *, account: str, limit: str, pulls: tuple[int, int] | None, retry_seconds: int
+    ) -> None:
+        super().__init__(message, retry_seconds=retry_seconds)
+        self.account = account
+        self.reason = limit
+        self.pulls = pulls
+
+
+class TooManyFailures(TooManyRequests):
+    """Too many wrong credentials came from one place, or for one name."""
+
+    reason = "throttled"
 
 
 class Unavailable(EntrepotError):
@@ -306,6 +347,10 @@ class DatabaseUnavailable(Unavailable):
 
 class IssuerUnavailable(Unavailable):
     """The issuer of a workload's token does not answer, or not as OpenID Connect has it."""
+
+
+class RedisUnavailable(Unavailable):
+    """Redis cannot be reached, or failed."""
 
 
 class StorageUnavailable(Unavailable):

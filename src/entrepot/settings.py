@@ -75,6 +75,10 @@ class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _days(default: int, least: int, what: str) -> Any:
+    return Field(default=default, ge=least, le=36_500, description=f"How many days jobs keep {what}.")
+
+
 class Limits(_Group):
     """What one request may ask of the server."""
 
@@ -161,6 +165,48 @@ class GarbageCollection(_Group):
     )
 
 
+class Retention(_Group):
+    """How long jobs keep what accounts do. A deleted account's networks and identity go at once."""
+
+    hourly_usage_days: int = _days(90, 1, "counts by hour")
+    daily_usage_days: int = _days(730, 60, "counts by day")
+    networks_days: int = _days(
+        30, 1, "networks that accounts pulled from (truncated to /24 and /48), since their last pull"
+    )
+    refusals_days: int = _days(90, 1, "what accounts were refused, and why")
+    audit_days: int = _days(400, 1, "rows of the audit log")
+    events_days: int = _days(90, 7, "events, and what is known of their deliveries")
+
+
+class WebhookOptions(_Group):
+    """Where webhooks may lead besides public addresses by https."""
+
+    networks: Networks = Field(
+        default=(),
+        description="Networks whose addresses webhooks may lead to although they are not public, separated by commas.",
+    )
+    plain_http: bool = Field(
+        default=False, description="Whether webhooks may lead to other hosts than this one by plain http."
+    )
+
+
+class Throttle(_Group):
+    """How many wrong credentials are answered as such, in a minute; right ones always are."""
+
+    failures_per_site: int = Field(
+        default=60,
+        ge=0,
+        description="Wrong credentials from one address (IPv6: one /64) in a minute, beyond which the answer is 429; "
+        "0: never.",
+    )
+    failures_per_account: int = Field(
+        default=300,
+        ge=0,
+        description="Wrong secrets for one username in a minute, wherever they come from, beyond which the answer is "
+        "429; 0: never.",
+    )
+
+
 class Log(_Group):
     """Log lines on standard error."""
 
@@ -224,7 +270,7 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="The address to listen on.")
     port: int = Field(default=8080, ge=1, le=65535, description="The port to listen on.")
     workers: int = Field(default=1, ge=1, le=256, description="Server processes; one per core is a good number.")
-    jobs: bool = Field(default=True, description="Whether `serve` also runs queued replications.")
+    jobs: bool = Field(default=True, description="Whether `serve` also runs jobs: replications, webhooks, upkeep.")
     public_url: str = Field(
         default="", description="The address by which clients reach this server. Default: `http://HOST:PORT`."
     )
@@ -245,7 +291,7 @@ class Settings(BaseSettings):
     redis_url: SecretStr = Field(
         default=SecretStr(""),
         description="`redis://[:PASSWORD@]HOST[:PORT]`, or `rediss://` for TLS: carries change notices between "
-        "processes sooner. Default: the database alone does.",
+        "processes sooner, and counts what is limited. Default: the database alone does.",
     )
     storage_url: str = Field(
         default="", description="Where blobs are kept: `s3://BUCKET/PREFIX`. Default: `file://DATA/blobs`."
@@ -260,6 +306,9 @@ class Settings(BaseSettings):
     repositories: RepositoryPolicies = RepositoryPolicies()
     gc: GarbageCollection = GarbageCollection()
     limits: Limits = Limits()
+    retention: Retention = Retention()
+    webhooks: WebhookOptions = WebhookOptions()
+    throttle: Throttle = Throttle()
     log: Log = Log()
     replication: Replication = Replication()
     oidc: Oidc = Oidc()

@@ -69,7 +69,7 @@ class TestPlans:
             (PLANS.replace("pull", "read"), 5, "plans.free.grants[0].actions[0]: 'read' is not one of"),
             (PLANS.replace("smm/**", "Smm /*"), 4, "plans.free.grants[0].repositories[0]: glob"),
             (PLANS + "    limit: {}\n", 6, "plans.free.limit: not a field here"),
-            (PLANS + "    limits: {}\n", 6, "plans.free.limits: not supported by this version"),
+            (PLANS + "    limits: {}\n", 6, "plans.free.limits: must be a mapping"),
             ("plans: [\n", 2, ""),
             ("plans:\n  free: &a {}\n  other: *a\n", 3, "aliases are not read here"),
         ],
@@ -83,7 +83,9 @@ class TestPlans:
         assert json.loads(entrepot.run("plan", "list", "--json")) == {"plans": {}}
 
     def test_explain_says_step_by_step_why(self, entrepot: Entrepot, tmp_path: Path) -> None:
-        limited = PLANS + "        tags: {semver: '>=1.0 <2.0'}\n"
+        limited = (
+            PLANS + "        tags: {semver: '>=1.0 <2.0'}\n    limits: {pulls_per_hour: 200, bytes_per_month: 500GB}\n"
+        )
         entrepot.run("plan", "apply", write(tmp_path, "plans.yaml", limited))
         account = entrepot.issue("user-1", "free").account
 
@@ -96,9 +98,13 @@ class TestPlans:
         assert steps == [
             f"account {account} is active, on plan 'free'",
             "1 of its credentials is alive",
+            "limit of 200 pulls per hour: 0 used",
+            "limit of 500GB per month: 0B used",
             "grants[0]: covers smm/**, tags versions >=1.0 <2.0",
             "allowed: 1.4.2 is among the tags of a grant",
         ]
+        assert "200 pulls per hour, 500GB per month" in entrepot.run("plan", "list")
+        assert "    limits:\n      pulls_per_hour: 200\n" in entrepot.run("plan", "show", "free")
         for reference, reason in {
             "smm/api:2.0.0": "refused: 2.0.0 is not among versions >=1.0 <2.0",
             "other/api:1.0.0": "refused: no grant covers pull on other/api",
@@ -183,7 +189,7 @@ class TestReplication:
     @pytest.mark.parametrize(
         ("content", "line", "problem"),
         [
-            (RULES.replace("oci", "ecr"), 2, "sources.internal.type: ecr is not supported by this version"),
+            (RULES.replace("oci", "ecr"), 2, "sources.internal.type: ecr is must be a mapping"),
             (RULES.replace("source: internal", "source: none"), 5, "rules.smm.source: there is no source 'none'"),
             (RULES.replace("include", "inclde"), 7, "rules.smm.tags.inclde: not a field here"),
             (RULES.replace("[smm/api]", "smm/api"), 6, "rules.smm.repositories: must be a list"),

@@ -14,6 +14,7 @@ from tests.support.programs import Credential, Entrepot, docker_registry, requir
 
 PLANS = {
     "free": {"grants": [{"repositories": ["smm/**", "charts/hello"], "actions": ["pull"]}]},
+    "small": {"grants": [{"repositories": ["smm/**"], "actions": ["pull"]}], "limits": {"pulls_per_day": 1}},
     "publisher": {"grants": [{"repositories": ["**"], "actions": ["pull", "push", "delete"]}]},
 }
 _LARGE_LAYERS = 3

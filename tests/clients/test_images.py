@@ -88,6 +88,20 @@ def test_revoked_credential_pulls_nothing(client: Client, registry: Entrepot) ->
     assert ("unauthorized" if isinstance(client, Containerd) else "this credential was revoked") in said(done).lower()
 
 
+# skopeo and podman wait for a minute and try again, four times.
+@pytest.mark.parametrize("client", ["docker", "containerd"], indirect=True)
+def test_a_used_up_limit_is_told(client: Client, registry: Entrepot) -> None:
+    credential = registry.issue(str(uuid.uuid4()), "small")
+    assert client.login(registry.host, credential.username, credential.secret).returncode == 0
+    done = client.pull(registry.host, "smm/busybox:v1", credential)
+    assert done.returncode == 0, said(done)
+    done = client.pull(registry.host, "smm/multi:v1", credential)
+    assert done.returncode != 0
+    # containerd prints the status alone.
+    expected = "429" if isinstance(client, Containerd) else "plan 'small' allows 1 pull per day, and nothing is left"
+    assert expected in said(done)
+
+
 @pytest.mark.parametrize("image", ["busybox", "large"])
 def test_pushes_what_others_then_pull(
     client: Client, registry: Entrepot, publisher: Credential, image: str, request: pytest.FixtureRequest

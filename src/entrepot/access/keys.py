@@ -17,6 +17,7 @@ class Keys:
     names: bytes = field(repr=False)
     secrets: bytes = field(repr=False)
     signing: bytes = field(repr=False)
+    webhooks: bytes = field(repr=False)
 
     @classmethod
     def derive(cls, secret_key: bytes) -> Self:
@@ -26,4 +27,14 @@ class Keys:
         def expand(purpose: bytes) -> bytes:
             return hmac.digest(extracted, purpose + b"\x01", "sha256")
 
-        return cls(names=expand(b"account names"), secrets=expand(b"secret hashes"), signing=expand(b"token signing"))
+        return cls(
+            names=expand(b"account names"),
+            secrets=expand(b"secret hashes"),
+            signing=expand(b"token signing"),
+            webhooks=expand(b"webhook secrets"),
+        )
+
+    @property
+    def sealing(self) -> tuple[bytes, ...]:
+        """The keys that webhook secrets may be encrypted with, the one in force first."""
+        return (self.webhooks,)

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any, Self
 
 from entrepot.access.globs import Glob
+from entrepot.access.limits import Limits
 from entrepot.access.scopes import Action
 from entrepot.access.tags import FIELDS, TagRules, parse_globs
 from entrepot.errors import PlanInvalid
@@ -20,8 +21,6 @@ _MAX_GRANTS = 100
 _LIFETIME = re.compile(r"([1-9]\d{0,9})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 MAX_LIFETIME = timedelta(days=3660)
-# Fields that the format has, but this version does not act on: to pass over them would grant more than was written.
-_NOT_YET = frozenset({"limits"})
 # Answers that a plan remembers; more repositories than that are decided anew.
 _MEMORY = 4096
 
@@ -78,11 +77,15 @@ class TagLimits:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the accounts of a tier may do; `credential_lifetime` None means that credentials do not expire."""
+    """What the accounts of a tier may do.
+
+    `credential_lifetime` None means that credentials do not expire, `limits` None that nothing is counted against them.
+    """
 
     name: str
     grants: tuple[Grant, ...]
     credential_lifetime: timedelta | None = None
+    limits: Limits | None = None
     _memory: dict[tuple[str, Action], bool] = field(default_factory=dict, repr=False, compare=False)
     _tag_memory: dict[tuple[str, Action], TagLimits | None] = field(default_factory=dict, repr=False, compare=False)
 
@@ -91,10 +94,12 @@ class Plan:
         """The plan in a document. Raises PlanInvalid, whose message names the place within the document."""
         parse_name(name)
         where = f"plans.{name}"
-        fields = _fields(document, where, {"grants", "credential_lifetime"})
+        fields = _fields(document, where, {"grants", "limits", "credential_lifetime"})
         entries = _list(fields.get("grants"), f"{where}.grants", _MAX_GRANTS)
         grants = tuple(_parse_grant(entry, f"{where}.grants[{number}]") for number, entry in enumerate(entries))
-        return cls(name, grants, _parse_lifetime(fields.get("credential_lifetime"), f"{where}.credential_lifetime"))
+        lifetime = _parse_lifetime(fields.get("credential_lifetime"), f"{where}.credential_lifetime")
+        limits = None if fields.get("limits") is None else Limits.parse(fields["limits"], f"{where}.limits")
+        return cls(name, grants, lifetime, limits)
 
     def allows(self, repository: RepositoryName, action: Action) -> bool:
         """Whether a grant covers the action on the repository."""
@@ -128,6 +133,8 @@ class Plan:
     def to_document(self) -> dict[str, Any]:
         """As in plans.yaml, without the name."""
         document: dict[str, Any] = {"grants": [grant.to_document() for grant in self.grants]}
+        if self.limits is not None:
+            document["limits"] = self.limits.to_document()
         if self.credential_lifetime is not None:
             document["credential_lifetime"] = f"{int(self.credential_lifetime.total_seconds())}s"
         return document
@@ -175,8 +182,6 @@ def _fields(document: object, where: str, known: set[str]) -> Mapping[str, Any]:
     if not isinstance(document, Mapping):
         raise PlanInvalid(f"{where}: must be a mapping with {', '.join(sorted(known))}")
     for name in document:
-        if name in _NOT_YET:
-            raise PlanInvalid(f"{where}.{name}: not supported by this version")
         if name not in known:
             raise PlanInvalid(f"{where}.{name}: not a field here; known are {', '.join(sorted(known))}")
     return document

@@ -24,3 +24,10 @@ def parse_bytes(text: str) -> int:
     if match is None or unit is None:
         raise ValueError(f"{text[:40]!r} is no amount of bytes; write a number with B, KB, MB, GB, TB or KiB ... TiB")
     return int(match[1]) * unit
+
+
+def format_bytes(amount: int) -> str:
+    """The shortest text that `parse_bytes` reads as this amount."""
+    units = [(factor, name) for name, factor in _UNITS.items() if name and amount % factor == 0]
+    factor, unit = max(units) if amount else (1, "B")
+    return f"{amount // factor}{unit.replace('IB', 'iB')}"

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -68,11 +68,6 @@ class AuditLog:
         while page := await self.list_rows(wanted, before_id, _EXPORTED_AT_ONCE):
             yield page
             before_id = page[-1].id
-
-    async def drop_older_than(self, age: timedelta) -> int:
-        """Drop the rows that are older; answers how many."""
-        before = self._clock() - age
-        return await self._database.write(lambda connection: records.drop_audit(connection, before))
 
 
 def note(connection: sa.Connection, actor: Actor, action: str, target: str, now: datetime, **detail: Any) -> None:

@@ -13,6 +13,7 @@ from entrepot.access.plans import Plan
 from entrepot.access.scopes import Scope
 from entrepot.access.secrets import CREDENTIAL_PREFIX, Secret, is_same_hash
 from entrepot.accounts.directory import Credential, Directory, Standing
+from entrepot.accounts.throttle import Throttle
 from entrepot.accounts.tokens import Tokens
 from entrepot.errors import CredentialInvalid, TokenInvalid
 from entrepot.storage.clock import Clock
@@ -41,8 +42,9 @@ class Principal:
 class Authenticator:
     """Knows the holders of credentials and tokens."""
 
-    def __init__(self, directory: Directory, tokens: Tokens, keys: Keys, clock: Clock) -> None:
+    def __init__(self, directory: Directory, tokens: Tokens, keys: Keys, clock: Clock, throttle: Throttle) -> None:
         self._directory = directory
+        self._throttle = throttle
         self._tokens = tokens
         self._hash_key = keys.secrets
         self._clock = clock
@@ -66,6 +68,22 @@ class Authenticator:
             raise TokenInvalid("the credential behind this token is gone; ask for a new one")
         _verify_alive(standing, credential, self._clock(), TokenInvalid)
         return _principal(standing, credential, claims)
+
+    async def log_in(self, username: str, secret: Secret, site: str) -> Principal:
+        """The holder of a credential, who asks from a site. Raises CredentialInvalid, or TooManyFailures in its place.
+
+        Whoever has the secret gets in, whatever others tried.
+        """
+        if secret.is_wellformed(CREDENTIAL_PREFIX) and self._directory.find_cached(username) is None:
+            self._throttle.verify_may_look_up(site, username)
+        try:
+            principal = await self.authenticate_basic(username, secret)
+        except CredentialInvalid as error:
+            if error.reason == WRONG_SECRET:
+                self._throttle.count_failure(site, username)
+            raise
+        self._throttle.trust(username)
+        return principal
 
     async def authenticate_basic(self, username: str, secret: Secret) -> Principal:
         """The holder of a credential. Raises CredentialInvalid.

@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from entrepot.access.limits import LimitName, Use, find_refusal, window_of
 from entrepot.access.plans import Grant, Plan
 from entrepot.access.scopes import Action
 from entrepot.accounts.directory import Directory, Standing
+from entrepot.accounts.limit_records import read_used
 from entrepot.errors import AccountUnknown
 from entrepot.oci.digest import Digest
 from entrepot.oci.reference import Reference, RepositoryName, Tag, subject_of
 from entrepot.storage.clock import Clock
+from entrepot.storage.database import Database
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +30,9 @@ class Explanation:
 class Explanations:
     """Judges without a request."""
 
-    def __init__(self, directory: Directory, clock: Clock) -> None:
+    def __init__(self, directory: Directory, database: Database, clock: Clock) -> None:
         self._directory = directory
+        self._database = database
         self._clock = clock
 
     async def explain(self, account: str, name: RepositoryName, reference: Reference) -> tuple[Explanation, Plan]:
@@ -36,10 +40,27 @@ class Explanations:
         standing = await self._directory.find(account)
         if standing is None or standing.status == "deleted":
             raise AccountUnknown(f"there is no account {account[:80]!r}")
-        return _explain(standing, name, reference, self._clock()), standing.plan
+        uses = await self._read_uses(standing)
+        return _explain(standing, uses, name, reference, self._clock()), standing.plan
+
+    async def _read_uses(self, standing: Standing) -> list[Use]:
+        """What the account used of its limits, as of about a second ago."""
+        if standing.plan.limits is None:
+            return []
+        now = self._clock().timestamp()
+        windows = {name: window_of(name, now) for name, _ in standing.plan.limits.items()}
+        used = await self._database.read(lambda connection: read_used(connection, standing.account_id, windows.items()))
+        uses = []
+        for name, allowed in standing.plan.limits.items():
+            amounts = used[name]
+            amount = len(amounts) if name is LimitName.NETWORKS_PER_HOUR else amounts[""]
+            uses.append(Use(name, allowed, amount, windows[name]))
+        return uses
 
 
-def _explain(standing: Standing, name: RepositoryName, reference: Reference, now: datetime) -> Explanation:
+def _explain(
+    standing: Standing, uses: list[Use], name: RepositoryName, reference: Reference, now: datetime
+) -> Explanation:
     seconds = now.timestamp()
     steps = [f"account {standing.name} is {standing.status}, on plan '{standing.plan.name}'"]
     if standing.status != "active":
@@ -52,6 +73,10 @@ def _explain(standing: Standing, name: RepositoryName, reference: Reference, now
     if not alive:
         return Explanation([*steps, "refused: none of its credentials is alive; issue a new one"], is_allowed=False)
     steps.append(f"{alive} of its credentials {'is' if alive == 1 else 'are'} alive")
+    steps += [f"limit of {use}" for use in uses]
+    refusal = find_refusal(standing.plan.name, standing.name, (use for use in uses if use.is_used_up), seconds)
+    if refusal is not None:
+        return Explanation([*steps, f"refused: {refusal}"], is_allowed=False)
     covering = []
     for number, grant in enumerate(standing.plan.grants):
         reason = _why_not(grant, name)

@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from entrepot.accounts.reach import EVERYONE, AccountReach
-from entrepot.storage.statements import insert_missing, upsert
-from entrepot.storage.tables import accounts, audit, credentials, events, plans, usage_networks
+from entrepot.storage.statements import delete_some, insert_missing, upsert
+from entrepot.storage.tables import accounts, audit, credentials, plans, usage_networks
 
 Row = sa.RowMapping
 
@@ -148,15 +148,19 @@ def list_live_credentials(connection: sa.Connection, account_id: int, now: datet
     return list(connection.execute(query).mappings())
 
 
-def revoke_credentials(connection: sa.Connection, ids: Iterable[str], at: datetime, now: datetime) -> None:
-    """Let credentials die at an instant, unless they die earlier anyway; what dies now is dead for good."""
+def revoke_credentials(connection: sa.Connection, ids: Iterable[str], at: datetime, now: datetime) -> int:
+    """Let credentials die at an instant, unless they die earlier anyway; answers how many do so now.
+
+    What dies now is dead for good.
+    """
     revoked_at = credentials.c.revoked_at
     statement = credentials.update().where(credentials.c.id.in_(list(ids)), credentials.c.is_revoked.is_(False))
     if at <= now:
         earlier = sa.case((revoked_at < at, revoked_at), else_=at)
-        connection.execute(statement.values(revoked_at=earlier, is_revoked=True))
+        statement = statement.values(revoked_at=earlier, is_revoked=True)
     else:
-        connection.execute(statement.where(sa.or_(revoked_at.is_(None), revoked_at > at)).values(revoked_at=at))
+        statement = statement.where(sa.or_(revoked_at.is_(None), revoked_at > at)).values(revoked_at=at)
+    return connection.execute(statement).rowcount
 
 
 def insert_audit(connection: sa.Connection, row: dict[str, Any]) -> None:
@@ -184,11 +188,6 @@ def list_audit(connection: sa.Connection, wanted: AuditFilter, before_id: int | 
     return list(connection.execute(query).mappings())
 
 
-def insert_event(connection: sa.Connection, row: dict[str, Any]) -> None:
-    """Add an event, unless it happens once and did already."""
-    insert_missing(connection, events, [row])
-
-
-def drop_audit(connection: sa.Connection, before: datetime) -> int:
-    """Drop audit rows from before an instant."""
-    return connection.execute(audit.delete().where(audit.c.at < before)).rowcount
+def drop_audit(connection: sa.Connection, before: datetime, limit: int) -> int:
+    """Drop up to `limit` audit rows from before an instant; answers how many."""
+    return delete_some(connection, audit, audit.c.at < before, limit)

@@ -1,6 +1,6 @@
 """Accounts and their credentials: issue, revoke, suspend, delete.
 
-Every change is one transaction with its audit row and its signal. The database's constraints decide when two
+Every change is one transaction with its audit row, its signal and its event. The database's constraints decide when two
 ask at once.
 """
 
@@ -13,12 +13,14 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from entrepot.access.keys import Keys
+from entrepot.access.lifetimes import next_warning
 from entrepot.access.names import account_name, normal_form, parse_external_id
 from entrepot.access.plans import MAX_LIFETIME, Plan
 from entrepot.access.secrets import CREDENTIAL_PREFIX, Secret
 from entrepot.accounts import key_records, records, steps
 from entrepot.accounts.answers import Once, once_only
 from entrepot.accounts.audit import Actor, note
+from entrepot.accounts.events import EventType, emit
 from entrepot.accounts.identity import verify_identity, verify_labels
 from entrepot.accounts.reach import EVERYONE, AccountReach
 from entrepot.accounts.records import AccountFilter
@@ -149,7 +151,10 @@ class Accounts:
             steps.begin(connection, account.id, plan, account.created_by, now)
             ends = {} if expires_at is None else {"expires_at": expires_at.isoformat()}
             note(connection, actor, "account.created", name, now, plan=plan, labels=sorted(labels or {}), **ends)
-            return account, self._issue(connection, account, actor, now, lifetime)
+            _tell(connection, EventType.ACCOUNT_CREATED, account, actor, now, plan=plan, expires_at=expires_at)
+            issued = self._issue(connection, account, actor, now, lifetime)
+            _tell(connection, EventType.CREDENTIAL_ISSUED, account, actor, now, **_describe(account, issued))
+            return account, issued
 
         return await self._signals.commit(once_only(work, once, now))
 
@@ -187,10 +192,12 @@ class Accounts:
             account = _read(_get_account(connection, name))
             if account.status != "active":
                 raise AccountClosed(f"account {name} is {account.status}; resume it before issuing a credential")
-            old = [row["id"] for row in records.list_live_credentials(connection, account.id, now)]
-            records.revoke_credentials(connection, old[: MAX_ALIVE - 1], now + grace, now)
-            records.revoke_credentials(connection, old[MAX_ALIVE - 1 :], now, now)
-            return self._issue(connection, account, actor, now, lifetime, grace_seconds=int(grace.total_seconds()))
+            replaced = _retire(connection, account, now, grace)
+            seconds = int(grace.total_seconds())
+            issued = self._issue(connection, account, actor, now, lifetime, grace_seconds=seconds)
+            detail = _describe(account, issued) | {"replaced": replaced}
+            _tell(connection, EventType.CREDENTIAL_ROTATED, account, actor, now, **detail)
+            return issued
 
         return await self._signals.commit(once_only(work, once, self._clock()))
 
@@ -215,8 +222,14 @@ class Accounts:
             known = records.list_credentials(connection, account.id, _LISTED_CREDENTIALS)
             if credential_id not in {row["id"] for row in known}:
                 raise CredentialUnknown(f"account {name} has no credential {credential_id[:40]!r}")
-            records.revoke_credentials(connection, [credential_id], now, now)
+            is_alive = credential_id in {
+                row["id"] for row in records.list_live_credentials(connection, account.id, now)
+            }
+            is_new = records.revoke_credentials(connection, [credential_id], now, now) > 0
             note(connection, actor, "credential.revoked", name, now, credential=credential_id)
+            if is_alive and is_new:
+                detail = {"credential": credential_id, "reason": "revoked"}
+                _tell(connection, EventType.CREDENTIAL_REVOKED, account, actor, now, **detail)
 
         await self._change(name, work)
 
@@ -281,6 +294,9 @@ class Accounts:
         def work(connection: sa.Connection, account: Account, now: datetime) -> None:
             alive = [row["id"] for row in records.list_live_credentials(connection, account.id, now)]
             records.revoke_credentials(connection, alive, now, now)
+            for credential_id in alive:
+                detail = {"credential": credential_id, "reason": "account_deleted"}
+                _tell(connection, EventType.CREDENTIAL_REVOKED, account, actor, now, **detail)
             records.erase_traces(connection, account.id)
             key_records.erase_answers(connection, name)
             tombstone = f"deleted-{account.id}"
@@ -348,11 +364,33 @@ class Accounts:
                 "created_at": now,
                 "expires_at": expires_at,
                 "revoked_at": None,
+                "warn_at": next_warning(now, expires_at, now),
             },
         )
         note(connection, actor, "credential.issued", account.name, now, credential=issued.id, **detail)
         publish(connection, "account", account.name, now)
         return issued
+
+
+def _tell(
+    connection: sa.Connection, kind: EventType, account: Account, actor: Actor, now: datetime, **detail: Any
+) -> None:
+    emit(connection, kind, now, account_id=account.id, account=account.name, **detail, actor=actor.name)
+
+
+def _describe(account: Account, issued: IssuedCredential) -> dict[str, Any]:
+    return {"plan": account.plan, "credential": issued.id, "expires_at": issued.expires_at}
+
+
+def _retire(connection: sa.Connection, account: Account, now: datetime, grace: timedelta) -> list[dict[str, str]]:
+    """Let the credentials that an account has end, to make room for a new one; answers when each does."""
+    retired = []
+    for place, row in enumerate(records.list_live_credentials(connection, account.id, now)):
+        end = now + grace if place < MAX_ALIVE - 1 else now
+        records.revoke_credentials(connection, [row["id"]], end, now)
+        ends_at = min(one for one in (row["revoked_at"], row["expires_at"], end) if one is not None)
+        retired.append({"credential": row["id"], "ends_at": ends_at.isoformat()})
+    return retired
 
 
 def _get_account(connection: sa.Connection, name: str) -> records.Row:

@@ -16,6 +16,8 @@ import structlog
 from entrepot.access.visitors import Visitor
 from entrepot.accounts import usage_records
 from entrepot.accounts.authentication import Principal
+from entrepot.accounts.limits import Limiter
+from entrepot.accounts.rechecks import Rechecks
 from entrepot.accounts.steps import Step
 from entrepot.accounts.usage_records import Batch, Holder, Pulls, Refusal
 from entrepot.errors import EntrepotError
@@ -24,11 +26,9 @@ from entrepot.storage.database import Database
 FLUSH_SECONDS = 1.0
 # Distinct things counted while the database is away; beyond that counts are dropped, not memory.
 MAX_PENDING = 100_000
-RECHECK_SECONDS = 60.0
-# Pulls of late that are remembered, to tell a new one from a re-check.
-_REMEMBERED = 100_000
 # A credential's last use is written down to the minute.
 _USE_SECONDS = 60.0
+_USES_REMEMBERED = 100_000
 
 log = structlog.get_logger(__name__)
 
@@ -57,18 +57,17 @@ class _Pending:
 class UsageCounter:
     """Counts of this process that are not in the database yet, and those that are.
 
-    The same content pulled again by the same account from the same network within `recheck_seconds` is a re-check and
-    no pull; its bytes count all the same.
+    A re-check is no pull; its bytes count all the same.
     """
 
     def __init__(
-        self, database: Database, *, recheck_seconds: float = RECHECK_SECONDS, clock: Callable[[], float] = time.time
+        self, database: Database, rechecks: Rechecks, limiter: Limiter, *, clock: Callable[[], float] = time.time
     ) -> None:
         self._database = database
-        self._recheck_seconds = recheck_seconds
+        self._rechecks = rechecks
+        self._limiter = limiter
         self._clock = clock
         self._pending = _Pending()
-        self._recent: OrderedDict[tuple[int, str, str, str], float] = OrderedDict()
         self._used: OrderedDict[str, float] = OrderedDict()
         # Steps that accounts are known to have reached, so that they are not looked at again.
         self._reached = usage_records.Reached()
@@ -80,14 +79,10 @@ class UsageCounter:
         """One pull, and the `size` bytes of its manifest; `tag` is empty for a pull by digest."""
         now = self._clock()
         check = (principal.account_id, repository, digest, visitor.network)
-        last = self._recent.get(check)
-        if last is not None and 0 <= now - last < self._recheck_seconds:
+        if self._rechecks.is_recheck(check, now):
             self._add(principal, (principal.account_id, repository, "", "", "", ""), size, now)
         else:
-            self._recent[check] = now
-            self._recent.move_to_end(check)
-            if len(self._recent) > _REMEMBERED:
-                self._recent.popitem(last=False)
+            self._rechecks.note(check, now)
             key = (principal.account_id, repository, tag, digest, visitor.network, visitor.client)
             self._add(principal, key, size, now, is_pull=True)
         self._note_fetch(principal, digest)
@@ -133,6 +128,12 @@ class UsageCounter:
     async def flush(self) -> None:
         """Write down all that was counted; what cannot be written now stays for the next time."""
         pending, self._pending = self._pending, _Pending()
+        try:
+            # Before they are written down: what processes take from there must not be new to each other.
+            await self._limiter.flush()
+        except asyncio.CancelledError:
+            self._put_back(pending)
+            raise
         if pending.dropped:
             log.warning("usage_dropped", counts=pending.dropped, reason="the database was away for too long")
             pending.dropped = 0
@@ -172,6 +173,8 @@ class UsageCounter:
             pulls = self._pending.pulls[key] = Pulls(0, 0, now, now)
         pulls.bytes_served += size
         pulls.last_at = now
+        if principal.plan.limits is not None:
+            self._limiter.note_bytes(principal, size)
         if is_pull:
             pulls.pulls += 1
             self._note_use(principal, now)
@@ -182,7 +185,7 @@ class UsageCounter:
             return
         self._used[principal.credential_id] = now
         self._used.move_to_end(principal.credential_id)
-        if len(self._used) > _REMEMBERED:
+        if len(self._used) > _USES_REMEMBERED:
             self._used.popitem(last=False)
         if self._has_room(self._pending.uses):
             self._pending.uses[principal.credential_id] = now

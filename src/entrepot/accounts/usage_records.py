@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from entrepot.accounts import steps
 from entrepot.accounts.events import EventType, emit
 from entrepot.accounts.steps import LATER_STEPS, Step
-from entrepot.storage.statements import add_up, insert_missing
+from entrepot.storage.statements import add_up, delete_some, insert_missing
 from entrepot.storage.tables import (
     account_fetches,
     account_steps,
@@ -191,14 +191,16 @@ def _note_versions(connection: sa.Connection, batch: Batch, known: Reached) -> s
         if not pulls.pulls or known.has(account_id, version):
             continue
         reached.add((account_id, version))
-        count = connection.scalar(
-            sa.select(sa.func.count())
-            .select_from(usage_versions)
-            .where(usage_versions.c.account_id == account_id, usage_versions.c.repository == repository)
-        )
+        holder, at = batch.holders[account_id], _instant(pulls.first_at)
+        mine = (usage_versions.c.account_id == account_id) & (usage_versions.c.repository == repository)
+        count = connection.scalar(sa.select(sa.func.count()).select_from(usage_versions).where(mine))
         if (count or 0) < 2:  # noqa: PLR2004 - the one just written
             continue
-        holder, at = batch.holders[account_id], _instant(pulls.first_at)
+        first_at = connection.scalar(
+            sa.select(usage_versions.c.first_at).where(mine, usage_versions.c.digest == digest)
+        )
+        if first_at is not None and first_at < at:
+            continue  # told of then; the event itself is not kept for ever
         _reach(connection, holder, Step.SECOND_VERSION, at)
         emit(
             connection,
@@ -303,11 +305,7 @@ def drop_old(
         (refusals, refusals.c.day < refusals_before),
         (account_fetches, account_fetches.c.at < fetches_before),
     ):
-        key = list(table.primary_key)
-        old = connection.execute(sa.select(*key).where(condition).limit(_BATCH)).all()
-        if old:
-            connection.execute(table.delete().where(sa.tuple_(*key).in_([tuple(row) for row in old])))
-        dropped += len(old)
+        dropped += delete_some(connection, table, condition, _BATCH)
     return dropped
 
 

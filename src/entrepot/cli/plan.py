@@ -42,12 +42,13 @@ def list_plans(context: typer.Context, json: Json = False) -> None:
         print_json({"plans": {plan.name: plan.to_document() for plan in plans}})
     else:
         print_table(
-            ("PLAN", "ACTIONS", "REPOSITORIES"),
+            ("PLAN", "ACTIONS", "REPOSITORIES", "LIMITS"),
             (
                 (
                     plan.name,
                     ",".join(sorted({action for grant in plan.grants for action in grant.actions})),
                     " ".join(glob.text for grant in plan.grants for glob in grant.repositories),
+                    "-" if plan.limits is None else str(plan.limits),
                 )
                 for plan in plans
             ),

@@ -38,7 +38,8 @@ def serve(
     workers: Annotated[int | None, typer.Option(help="Server processes, one per core.", show_default="1")] = None,
     data: Options.Data = None,
     jobs: Annotated[
-        bool | None, typer.Option("--jobs/--no-jobs", help="Run queued replications and garbage collection, too.")
+        bool | None,
+        typer.Option("--jobs/--no-jobs", help="Run jobs, too: replications, garbage collection, webhooks, upkeep."),
     ] = None,
 ) -> None:
     """Run the registry, the token service and the platform API until Ctrl-C."""
@@ -95,7 +96,7 @@ def _run_server(settings: "Settings") -> None:
 
 
 def worker(context: typer.Context) -> None:
-    """Run queued replications and collect garbage until Ctrl-C, beside servers that were started with --no-jobs."""
+    """Run jobs until Ctrl-C, beside servers with --no-jobs: replications, garbage collection, webhooks, upkeep."""
     options: Options = context.obj
     settings = options.load()
     from entrepot.bootstrap import configure_logging, opened_parts
@@ -144,6 +145,8 @@ def migrate(
 
 
 async def _work_until_signal(parts: "Parts") -> None:
+    from entrepot.accounts.deliveries import deliver_regularly
+    from entrepot.accounts.upkeep import keep_up
     from entrepot.registry.garbage import collect_regularly
     from entrepot.replication.worker import work
 
@@ -151,11 +154,16 @@ async def _work_until_signal(parts: "Parts") -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     interval = timedelta(seconds=parts.settings.gc.interval_seconds)
-    await asyncio.gather(work(parts.replications, stop), collect_regularly(parts.garbage, interval, stop))
+    await asyncio.gather(
+        work(parts.replications, stop),
+        collect_regularly(parts.garbage, interval, stop),
+        deliver_regularly(parts.deliveries, stop),
+        keep_up(parts.upkeep, stop),
+    )
 
 
 def _start_jobs(settings: "Settings") -> multiprocessing.process.BaseProcess:
-    """Run queued replications in a process of their own, so that copying never slows an answer."""
+    """Run jobs in a process of their own, so that copying never slows an answer."""
     process = multiprocessing.get_context("fork").Process(target=_run_jobs, args=(settings,), name="jobs")
     process.start()
     return process

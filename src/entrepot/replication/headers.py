@@ -1,14 +1,12 @@
 """The response headers that a registry client must understand, parsed from what a source sends.
 
-Implements RFC 9110, section 11.6.1 (WWW-Authenticate) and 10.2.3 (Retry-After), and RFC 8288 (Link) as far as
-distribution-spec 1.1, "Listing Tags", uses it.
+Implements RFC 9110, section 11.6.1 (WWW-Authenticate), and RFC 8288 (Link) as far as distribution-spec 1.1, "Listing
+Tags", uses it.
 """
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 _PARAMETER = re.compile(
     r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9-]*)[ \t]+)?(?P<key>[A-Za-z][A-Za-z0-9_-]*)[ \t]*=[ \t]*"
@@ -49,19 +47,3 @@ def find_next_page(headers: Iterable[str]) -> str | None:
             if _REL_NEXT.search(parameters):
                 return str(target)
     return None
-
-
-def retry_after_seconds(header: str | None, now: datetime) -> float | None:
-    """How long the sender wants us to wait; None when it does not say, or says nonsense."""
-    if header is None:
-        return None
-    text = header.strip()
-    if re.fullmatch(r"[0-9]{1,9}", text):
-        return float(text)
-    try:
-        instant = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    if instant.tzinfo is None:
-        instant = instant.replace(tzinfo=UTC)
-    return max((instant - now).total_seconds(), 0.0)

@@ -29,9 +29,10 @@ from entrepot.errors import (
     SourceUntrusted,
 )
 from entrepot.oci.media_types import bare
+from entrepot.oci.retry_after import retry_after_seconds
 from entrepot.replication.authorization import Authorization, Login
 from entrepot.replication.backoff import Backoff, Deadlines
-from entrepot.replication.headers import parse_challenges, retry_after_seconds
+from entrepot.replication.headers import parse_challenges
 
 T = TypeVar("T")
 

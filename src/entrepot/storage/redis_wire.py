@@ -13,14 +13,11 @@ from typing import Any
 
 import redis
 import structlog
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from entrepot.errors import SettingsInvalid
+from entrepot.storage.redis_connection import name_of, open_redis
 from entrepot.storage.signals import Notice
 
 _CHANNEL = "entrepot:signals"
-_CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 2.0
 # A subscriber that hears nothing asks for a sign of life this often, and knows by it that the connection holds.
 _BEAT_SECONDS = 1.0
@@ -36,18 +33,7 @@ class RedisWire:
     """Notices to and from every process at one Redis. `url` is redis:// or rediss:// (TLS), with its password."""
 
     def __init__(self, url: str) -> None:
-        try:
-            self._redis = redis.Redis.from_url(
-                url,
-                socket_connect_timeout=_CONNECT_SECONDS,
-                socket_timeout=_ANSWER_SECONDS,
-                retry=Retry(NoBackoff(), 0),
-                client_name="entrepot",
-            )
-        except ValueError as error:
-            raise SettingsInvalid(
-                "ENTREPOT_REDIS_URL: use redis://[:PASSWORD@]HOST[:PORT][/DB], or rediss:// for TLS"
-            ) from error
+        self._redis = open_redis(url, answer_seconds=_ANSWER_SECONDS)
         self._sender = uuid.uuid4().hex
         self._waiting: queue.Queue[list[Notice]] = queue.Queue(_MAX_WAITING)
         self._is_open = False
@@ -95,7 +81,7 @@ class RedisWire:
             try:
                 self._redis.publish(_CHANNEL, json.dumps({"from": self._sender, "notices": notices}))
             except redis.RedisError as error:
-                log.debug("redis_not_sent", error=_name(error))
+                log.debug("redis_not_sent", error=name_of(error))
 
     def _receive(self, hear: Callable[[Iterable[Notice]], None]) -> None:
         is_told = False
@@ -108,7 +94,7 @@ class RedisWire:
                 if self._stopping.is_set():  # `stop` closed the connection under it
                     return
                 if not is_told:
-                    log.warning("redis_away", error=_name(error), effect="notices come through the database alone")
+                    log.warning("redis_away", error=name_of(error), effect="notices come through the database alone")
                 is_told = True
             else:
                 is_told = False
@@ -142,8 +128,3 @@ class RedisWire:
             return [(str(topic), str(key)) for topic, key in document["notices"]]
         except (ValueError, TypeError, LookupError, RecursionError):
             return []
-
-
-def _name(error: Exception) -> str:
-    """What happened, without what may hold a password."""
-    return type(error).__name__

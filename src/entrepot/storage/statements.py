@@ -26,6 +26,31 @@ def upsert(connection: sa.Connection, table: sa.Table, row: dict[str, Any]) -> N
     connection.execute(_insert(connection, table).values(row).on_conflict_do_update(index_elements=key, set_=values))
 
 
+def upsert_all(connection: sa.Connection, table: sa.Table, rows: Rows) -> None:
+    """Insert the rows, or give those whose primary keys are there these values; all rows name the same columns."""
+    if not rows:
+        return
+    statement = _insert(connection, table)
+    key = _key(table)
+    values = {name: statement.excluded[name] for name in rows[0] if name not in key}
+    connection.execute(statement.on_conflict_do_update(index_elements=key, set_=values), rows)
+
+
+def delete_some(connection: sa.Connection, table: sa.Table, condition: sa.ColumnElement[bool], limit: int) -> int:
+    """Delete up to `limit` rows for which the condition holds; answers how many were found.
+
+    What another process deletes at the same moment counts, so that 0 means that none is left.
+    """
+    key = list(table.primary_key)
+    found = connection.execute(sa.select(*key).where(condition).limit(limit)).all()
+    if found:
+        # One by one: SQLite reads the whole table for a list of keys that have several columns.
+        same = [column == sa.bindparam(f"key_{place}") for place, column in enumerate(key)]
+        rows = [{f"key_{place}": value for place, value in enumerate(row)} for row in found]
+        connection.execute(table.delete().where(*same), rows)
+    return len(found)
+
+
 def add_up(
     connection: sa.Connection, table: sa.Table, rows: Rows, sums: Sequence[str], *, first: str = "", last: str = ""
 ) -> None:
@@ -43,6 +68,18 @@ def add_up(
     if last:
         values[last] = sa.func.coalesce(new[last], table.c[last])
     connection.execute(statement.on_conflict_do_update(index_elements=_key(table), set_=values), rows)
+
+
+def raise_and_add(connection: sa.Connection, table: sa.Table, rows: Rows, column: str) -> None:
+    """Raise `column` of each row to at least `known`, then add `added`; a row that is not there had nothing."""
+    if not rows:
+        return
+    statement = _insert(connection, table)
+    known = sa.bindparam("known", type_=sa.BigInteger)
+    least = sa.case((table.c[column] < known, known), else_=table.c[column])
+    values = {column: least + sa.bindparam("added", type_=sa.BigInteger)}
+    complete = [{**row, column: row["known"] + row["added"]} for row in rows]
+    connection.execute(statement.on_conflict_do_update(index_elements=_key(table), set_=values), complete)
 
 
 def _key(table: sa.Table) -> list[str]:

@@ -273,10 +273,11 @@ credentials = sa.Table(
     sa.Column("is_revoked", sa.Boolean, nullable=False, server_default=sa.false()),
     # To the minute or so: it is written down in batches.
     sa.Column("last_used_at", Instant, nullable=True),
-    # When its holder was last warned that it is about to end.
-    sa.Column("warned_at", Instant, nullable=True),
+    # When its holder is to be warned next that it is about to end. NULL: never, or never again.
+    sa.Column("warn_at", Instant, nullable=True),
     sa.Index(None, "account_id"),
     sa.Index(None, "expires_at"),
+    sa.Index(None, "warn_at"),
 )
 
 api_keys = sa.Table(
@@ -344,7 +345,7 @@ usage_periods = sa.Table(
     sa.Column("tag", text(128), primary_key=True),
     sa.Column("pulls", sa.BigInteger, nullable=False),
     sa.Column("bytes_served", sa.BigInteger, nullable=False),
-    sa.Index(None, "period", "start"),
+    sa.Index(None, "period", "start", "account_id"),
 )
 
 # Each version (top-level digest) that an account pulled.
@@ -403,6 +404,8 @@ counters = sa.Table(
     sa.Column("name", text(160), primary_key=True),
     # Of the window that is counted.
     sa.Column("start", Instant, primary_key=True),
+    # Where a name has several amounts: those of each network.
+    sa.Column("member", text(43), primary_key=True),
     sa.Column("amount", sa.BigInteger, nullable=False),
     sa.Column("until", Instant, nullable=False),
     sa.Index(None, "until"),
@@ -436,7 +439,12 @@ events = sa.Table(
     sa.Column("data", sa.JSON, nullable=False),
     # Makes an event happen once: a second one with the same words is none.
     sa.Column("once", text(200), nullable=True, unique=True),
-    sa.Index(None, "account_id"),
+    # Its place among all events, given after its commit, so that whoever reads on from a number misses none: ids are
+    # taken before the commit, in whatever order. NULL: not given yet.
+    sa.Column("number", sa.BigInteger, nullable=True),
+    sa.Index(None, "number", unique=True),
+    sa.Index(None, "account_id", "number"),
+    sa.Index(None, "type", "number"),
     sa.Index(None, "at"),
     sqlite_autoincrement=True,
 )
@@ -448,12 +456,18 @@ webhooks = sa.Table(
     sa.Column("url", text(2000), nullable=False),
     # Encrypted: unlike other secrets it must be known to sign with it.
     sa.Column("secret", sa.LargeBinary, nullable=False),
+    # The secret before the last rotation, and until when it signs, too.
+    sa.Column("previous_secret", sa.LargeBinary, nullable=True),
+    sa.Column("previous_until", Instant, nullable=True),
     # NULL: every type.
     sa.Column("types", sa.JSON(none_as_null=True), nullable=True),
     sa.Column("created_at", Instant, nullable=False),
-    # The last event that it was given deliveries for.
-    sa.Column("last_event_id", sa.BigInteger, nullable=False),
+    # The number of the last event that it was given deliveries for.
+    sa.Column("last_number", sa.BigInteger, nullable=False),
+    # Since when every attempt has failed; NULL: the last one succeeded.
+    sa.Column("failing_since", Instant, nullable=True),
     sa.Column("disabled_at", Instant, nullable=True),
+    sa.Column("disabled_reason", text(200), nullable=True),
 )
 
 webhook_deliveries = sa.Table(
@@ -462,11 +476,12 @@ webhook_deliveries = sa.Table(
     sa.Column("webhook", sa.ForeignKey("webhooks.name", ondelete="CASCADE"), primary_key=True),
     sa.Column("event_id", sa.ForeignKey("events.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("attempts", sa.Integer, nullable=False),
-    # NULL: delivered, or given up.
+    # When to try; while an attempt is under way, when others may take it for dead. NULL: delivered, or given up.
     sa.Column("next_at", Instant, nullable=True),
     sa.Column("delivered_at", Instant, nullable=True),
     sa.Column("problem", text(200), nullable=True),
-    sa.Index(None, "next_at"),
+    sa.Index(None, "webhook", "next_at"),
+    sa.Index(None, "event_id"),
 )
 
 # replication

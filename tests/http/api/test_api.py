@@ -395,10 +395,12 @@ class TestAccounts:
 
 class TestPlans:
     async def test_put_get_list_delete(self, admin: Api) -> None:
-        plan = {"grants": [{"repositories": ["a/*"], "actions": ["pull"]}], "credential_lifetime": "90d"}
+        limits = {"pulls_per_hour": 200, "bytes_per_month": "500GB"}
+        grants = [{"repositories": ["a/*"], "actions": ["pull"]}]
+        plan = {"grants": grants, "limits": limits, "credential_lifetime": "90d"}
         answer = await admin.call("PUT", "/api/v1/plans/trial", json=plan)
         assert answer.status_code == 200
-        expected = {"name": "trial", "grants": plan["grants"], "credential_lifetime": "7776000s"}
+        expected = {"name": "trial", "grants": grants, "limits": limits, "credential_lifetime": "7776000s"}
         assert (await admin.call("GET", "/api/v1/plans/trial")).json() == expected
         assert expected in (await admin.call("GET", "/api/v1/plans")).json()["plans"]
         created = await admin.call("POST", ACCOUNTS, json=ADA | {"plan": "trial"})
@@ -415,6 +417,8 @@ class TestPlans:
             {"grants": [{"repositories": ["a b"], "actions": ["pull"]}]},
             {"grants": [{"repositories": ["a"], "actions": ["pull"], "tags": {"newest": 3}}]},
             {"grants": [{"repositories": ["a"], "actions": ["pull"]}], "limits": {}},
+            {"grants": [{"repositories": ["a"], "actions": ["pull"]}], "limits": {"pulls_per_hour": "many"}},
+            {"grants": [{"repositories": ["a"], "actions": ["pull"]}], "limits": "none"},
         ],
     )
     async def test_bad_plan_is_refused(self, admin: Api, plan: dict[str, Any]) -> None:

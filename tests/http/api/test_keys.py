@@ -182,7 +182,6 @@ async def test_the_last_use_is_written_down_to_the_minute_and_not_per_request(
 ) -> None:
     assert (await listed(admin, "platform"))["last_used_at"] is None
     await platform.call("GET", ACCOUNTS)
-    served.parts.api_keys.start()
     async with asyncio.timeout(30):
         while (used := (await listed(admin, "platform"))["last_used_at"]) is None:  # noqa: ASYNC110
             await asyncio.sleep(0.05)

@@ -36,7 +36,16 @@ FREE = Plan.parse("free", {"grants": [GRANT, {"repositories": ["dev/*"], "action
         pytest.param(
             {"grants": [GRANT | {"tags": {"exclude": ["a b"]}}]}, "plans.free.grants[0].tags.exclude[0]", id="tag-glob"
         ),
-        pytest.param({"grants": [GRANT], "limits": {}}, "plans.free.limits: not supported", id="limits"),
+        pytest.param({"grants": [GRANT], "limits": {}}, "plans.free.limits: must be a mapping", id="no-limit"),
+        pytest.param({"grants": [GRANT], "limits": [5]}, "plans.free.limits: must be a mapping", id="limits-list"),
+        pytest.param(
+            {"grants": [GRANT], "limits": {"pulls_per_week": 5}}, "plans.free.limits.pulls_per_week: not a", id="week"
+        ),
+        pytest.param(
+            {"grants": [GRANT], "limits": {"bytes_per_month": "much"}},
+            "plans.free.limits.bytes_per_month: 'much'",
+            id="much",
+        ),
         pytest.param({"grants": [GRANT], "grant": 1}, "plans.free.grant: not a field here; known are", id="typo"),
         pytest.param({"grants": [GRANT], "credential_lifetime": "soon"}, "plans.free.credential_lifetime", id="soon"),
         pytest.param({"grants": [GRANT], "credential_lifetime": 90}, "plans.free.credential_lifetime", id="unitless"),
@@ -64,8 +73,11 @@ def test_a_file_without_plans_is_refused(document: Any) -> None:
 
 
 def test_a_plan_reads_back_as_it_was_written() -> None:
-    plan = Plan.parse("free", {"grants": [GRANT], "credential_lifetime": "90d"})
+    limits = {"pulls_per_hour": 200, "pulls_per_day": 1000, "bytes_per_month": "500GB", "networks_per_hour": 5}
+    plan = Plan.parse("free", {"grants": [GRANT], "credential_lifetime": "90d", "limits": limits})
     assert plan.credential_lifetime == timedelta(days=90)
+    assert plan.limits is not None
+    assert plan.to_document()["limits"] == limits
     assert Plan.parse("free", plan.to_document()) == plan
 
 

@@ -2,7 +2,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from entrepot.replication.headers import Challenge, find_next_page, parse_challenges, retry_after_seconds
+from entrepot.oci.retry_after import retry_after_seconds
+from entrepot.replication.headers import Challenge, find_next_page, parse_challenges
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 

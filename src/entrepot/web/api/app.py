@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from entrepot import __version__
 from entrepot.accounts.key_rates import Allowance
 from entrepot.errors import EntrepotError, RequestInvalid, TooLarge
-from entrepot.web.api import accounts, administration, keys, usage
+from entrepot.web.api import accounts, administration, events, keys, usage, webhooks
 from entrepot.web.api.errors import answer_error, answer_http_error, answer_invalid_body, problem
 from entrepot.web.api.openapi import Api
 from entrepot.web.api.services import Services
@@ -39,6 +39,8 @@ def create_api(services: Services) -> FastAPI:
     api.state.services = services
     api.include_router(accounts.router, prefix=_PREFIX)
     api.include_router(usage.router, prefix=_PREFIX)
+    api.include_router(events.router, prefix=_PREFIX)
+    api.include_router(webhooks.router, prefix=_PREFIX)
     api.include_router(administration.router, prefix=_PREFIX)
     api.include_router(keys.router, prefix=_PREFIX)
     api.add_exception_handler(EntrepotError, answer_error)

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from entrepot import errors
-from entrepot.errors import EntrepotError
+from entrepot.errors import EntrepotError, TooManyRequests
 from entrepot.web.errors import find_answer
 
 # (HTTP status, title), looked up over the error's MRO.
@@ -20,6 +20,7 @@ ANSWERS: dict[type[EntrepotError], tuple[int, str]] = {
     errors.PlanInvalid: (422, "Invalid plan"),
     errors.IdentityInvalid: (422, "Invalid account"),
     errors.IdempotencyKeyReused: (422, "Idempotency key reused"),
+    errors.WebhookInvalid: (422, "Invalid webhook"),
     errors.Unsupported: (405, "Not supported"),
     errors.TooLarge: (413, "Too large"),
     errors.NotFound: (404, "Not found"),
@@ -28,7 +29,7 @@ ANSWERS: dict[type[EntrepotError], tuple[int, str]] = {
     errors.Conflict: (409, "Conflict"),
     errors.Unauthenticated: (401, "Unauthenticated"),
     errors.Denied: (403, "Not allowed"),
-    errors.RateExceeded: (429, "Too many requests"),
+    errors.TooManyRequests: (429, "Too many requests"),
     errors.Unavailable: (503, "Unavailable"),
     errors.StorageFull: (507, "Storage full"),
     errors.ClientGone: (400, "Incomplete request"),
@@ -38,7 +39,13 @@ log = structlog.get_logger(__name__)
 
 
 def problem(
-    request: Request, status: int, title: str, detail: str, *, errors: list[dict[str, str]] | None = None
+    request: Request,
+    status: int,
+    title: str,
+    detail: str,
+    *,
+    errors: list[dict[str, str]] | None = None,
+    retry_seconds: int | None = None,
 ) -> JSONResponse:
     """A problem document."""
     document: dict[str, object] = {
@@ -55,6 +62,8 @@ def problem(
         headers["WWW-Authenticate"] = 'Bearer realm="entrepot"'
     if status == 503:  # noqa: PLR2004
         headers["Retry-After"] = "5"
+    if retry_seconds is not None:
+        headers["Retry-After"] = str(retry_seconds)
     return JSONResponse(document, status, headers, media_type="application/problem+json")
 
 
@@ -65,10 +74,8 @@ def answer_error(request: Request, error: Exception) -> JSONResponse:
     status, title = find_answer(ANSWERS, error)
     if status >= 500:  # noqa: PLR2004
         log.error("api_failed", path=request.url.path, error=str(error), exc_info=error)
-    answer = problem(request, status, title, str(error))
-    if isinstance(error, errors.RateExceeded):
-        answer.headers["Retry-After"] = str(error.retry_seconds)
-    return answer
+    retry_seconds = error.retry_seconds if isinstance(error, TooManyRequests) else None
+    return problem(request, status, title, str(error), retry_seconds=retry_seconds)
 
 
 def answer_invalid_body(request: Request, error: Exception) -> JSONResponse:

@@ -1,6 +1,7 @@
 """Who calls the platform API, and what their key lets them do."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
@@ -8,11 +9,12 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from entrepot.access.api_scopes import ApiScope
 from entrepot.access.secrets import Secret
+from entrepot.access.visitors import site_of
 from entrepot.accounts.answers import KeptAnswer, Once, fingerprint
 from entrepot.accounts.api_keys import ApiKey
 from entrepot.accounts.audit import Actor
 from entrepot.accounts.service import Account
-from entrepot.errors import AccountUnknown, ApiKeyInvalid, RateExceeded
+from entrepot.errors import AccountUnknown, ApiKeyInvalid, RateExceeded, Unauthenticated
 from entrepot.web.api.models import RequestBody
 from entrepot.web.api.services import Services
 from entrepot.web.asgi import Address, client_address
@@ -61,7 +63,10 @@ class Caller:
 
 
 def caller_with(scope: ApiScope) -> Callable[..., Coroutine[Any, Any, Caller]]:
-    """A dependency: the caller, whose key has `scope`. Raises ApiKeyInvalid, RateExceeded or ApiKeyDenied."""
+    """A dependency: the caller, whose key has `scope`.
+
+    Raises ApiKeyInvalid, TooManyFailures, RateExceeded or ApiKeyDenied.
+    """
 
     async def find_caller(
         request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
@@ -70,7 +75,8 @@ def caller_with(scope: ApiScope) -> Callable[..., Coroutine[Any, Any, Caller]]:
             raise ApiKeyInvalid("an API key is needed; send: Authorization: Bearer entk_...")
         services: Services = request.app.state.services
         address = address_of(request)
-        key = await services.api_keys.authenticate(Secret(credentials.credentials), address)
+        with failures_counted(request):
+            key = await services.api_keys.authenticate(Secret(credentials.credentials), address)
         allowance = request.state.allowance = services.key_rates.take(key)
         if allowance is not None and not allowance.is_granted:
             raise RateExceeded(
@@ -82,6 +88,17 @@ def caller_with(scope: ApiScope) -> Callable[..., Coroutine[Any, Any, Caller]]:
         return Caller(request, key, address)
 
     return find_caller
+
+
+@contextmanager
+def failures_counted(request: Request) -> Iterator[None]:
+    """Notes that what a request came with was wrong. Raises TooManyFailures when too much of it was."""
+    services: Services = request.app.state.services
+    try:
+        yield
+    except Unauthenticated:
+        services.throttle.count_failure(site_of(address_of(request)))
+        raise
 
 
 def address_of(request: Request) -> Address | None:

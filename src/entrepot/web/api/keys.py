@@ -9,7 +9,7 @@ from entrepot.access.api_scopes import parse_api_scopes
 from entrepot.access.secrets import Secret
 from entrepot.accounts.answers import KeptAnswer
 from entrepot.accounts.api_keys import ApiKey
-from entrepot.web.api.guard import Administers, address_of
+from entrepot.web.api.guard import Administers, address_of, failures_counted
 from entrepot.web.api.idempotency import IdempotencyKey, answer_again
 from entrepot.web.api.key_models import (
     ApiKeyBody,
@@ -56,9 +56,10 @@ async def exchange_token(body: ExchangeRequest, request: Request) -> CreatedApiK
     """Exchange a token of a workload's platform for an API key that lives for minutes; needs no API key."""
     services: Services = request.app.state.services
     address = address_of(request)
-    key, secret = await services.workloads.exchange(
-        body.token, request.state.request_id, None if address is None else str(address)
-    )
+    with failures_counted(request):
+        key, secret = await services.workloads.exchange(
+            body.token, request.state.request_id, None if address is None else str(address)
+        )
     return CreatedApiKey.of(key, secret)
 
 

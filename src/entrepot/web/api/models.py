@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from entrepot.accounts.audit import AuditRow
+from entrepot.accounts.events import EventType
 from entrepot.accounts.service import DEFAULT_GRACE, Account, CredentialState, IssuedCredential
+from entrepot.accounts.webhooks import DEFAULT_GRACE as WEBHOOK_GRACE
 
 
 class RequestBody(BaseModel):
@@ -101,7 +103,39 @@ class PlanRequest(RequestBody):
     """A plan as in plans.yaml."""
 
     grants: list[dict[str, Any]]
+    limits: dict[str, Any] | None = Field(None, examples=[{"pulls_per_hour": 200, "bytes_per_month": "500GB"}])
     credential_lifetime: str | None = None
+
+
+class WebhookRequest(RequestBody):
+    """Where events are to be delivered to."""
+
+    url: str = Field(examples=["https://platform.example.com/entrepot"])
+    types: list[EventType] | None = Field(
+        None, min_length=1, description="The events that are wanted; null: all.", examples=[["pull.first"]]
+    )
+    enabled: bool = True
+
+
+class WebhookSecretRequest(RequestBody):
+    """How long deliveries are signed with the old secret, too."""
+
+    grace_seconds: Seconds = Field(
+        int(WEBHOOK_GRACE.total_seconds()), description="0: the old one signs no more. At most 30 days."
+    )
+
+
+class ReplayRequest(RequestBody):
+    """What to deliver once more: one event, or all from an instant on."""
+
+    event_id: str | None = Field(None, examples=["evt_5f1d0c4b3a2e4d6f8a9b0c1d2e3f4a5b"])
+    since: Instant | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "ReplayRequest":
+        if (self.event_id is None) == (self.since is None):
+            raise ValueError("give either event_id or since")
+        return self
 
 
 class AccountBody(BaseModel):
@@ -193,6 +227,7 @@ class PlanBody(BaseModel):
 
     name: str
     grants: list[dict[str, Any]]
+    limits: dict[str, Any] | None = None
     credential_lifetime: str | None = None
 
 

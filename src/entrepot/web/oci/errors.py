@@ -34,6 +34,7 @@ ANSWERS: dict[type[EntrepotError], tuple[int, str]] = {
     errors.Unauthenticated: (401, "UNAUTHORIZED"),
     errors.Denied: (403, "DENIED"),
     errors.ScopeInsufficient: (401, "UNAUTHORIZED"),
+    errors.TooManyRequests: (429, "TOOMANYREQUESTS"),
     # The spec has no code for these; `UNAVAILABLE` is the CNCF distribution's.
     errors.Unavailable: (503, "UNAVAILABLE"),
     errors.StorageFull: (507, "UNAVAILABLE"),

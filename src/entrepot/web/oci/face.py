@@ -7,12 +7,15 @@ import structlog
 from entrepot.access.decisions import verify_allowed
 from entrepot.access.scopes import Action
 from entrepot.accounts.authentication import Authenticator, Principal
+from entrepot.accounts.limits import Limiter
 from entrepot.accounts.usage import UsageCounter
 from entrepot.errors import (
     EntrepotError,
+    PullLimitExceeded,
     RangeNotSatisfiable,
     ScopeInsufficient,
     TokenInvalid,
+    TooManyRequests,
     Unauthenticated,
     Unavailable,
     Unsupported,
@@ -24,6 +27,7 @@ from entrepot.registry.uploads import Uploads
 from entrepot.web.asgi import Headers, Receive, Request, Scope, Send, send_json
 from entrepot.web.basic import read_basic
 from entrepot.web.errors import error_document, find_answer
+from entrepot.web.limits import retry_headers
 from entrepot.web.oci.errors import ANSWERS
 from entrepot.web.oci.exchange import API_VERSION, Exchange
 from entrepot.web.oci.memory import Memory
@@ -55,6 +59,7 @@ class OciFace:
         uploads: Uploads,
         authenticator: Authenticator,
         usage: UsageCounter,
+        limiter: Limiter,
         visitors: Visitors,
         refusals: Refusals,
         *,
@@ -66,11 +71,12 @@ class OciFace:
         chunk_bytes_min: int,
     ) -> None:
         self._authenticator = authenticator
+        self._visitors = visitors
         self._refusals = refusals
         self._challenge = f'Bearer realm="{realm}",service="{service}"'
         self._stall_seconds = stall_seconds
         self._memory = Memory(authenticator, registry)
-        pull = self._pull = Pull(registry, usage, visitors, self._memory, redirects)
+        pull = self._pull = Pull(registry, usage, limiter, visitors, self._memory, redirects)
         push = Push(registry, uploads, max_blob_bytes=max_blob_bytes, chunk_bytes_min=chunk_bytes_min)
         self._catalog = pull.catalog
         self._methods: dict[tuple[str, str], tuple[Action, Method]] = {
@@ -96,16 +102,24 @@ class OciFace:
         """Answer one request."""
         if scope["method"] == "GET" and (known := self._memory.find(scope)) is not None:
             scope["entrepot.route"] = "manifest"
-            await self._pull.answer(known, scope, send)
+            try:
+                await self._pull.answer(known, scope, send)
+            except PullLimitExceeded as error:
+                scope["entrepot.repository"] = known.name.value
+                self._refusals.know(scope, known.principal.account_id, known.principal.account)
+                await self._refuse(self._request(scope, receive), send, error)
             return
-        # Nothing in these queries has spaces, but media types have plus signs.
-        request = Request(scope, receive, stall_seconds=self._stall_seconds, is_plus_literal=True)
+        request = self._request(scope, receive)
         try:
             await self._answer(request, send)
         except EntrepotError as error:
             if scope.get("entrepot.status"):  # an answer has begun, and can only be broken off
                 raise
             await self._refuse(request, send, error)
+
+    def _request(self, scope: Scope, receive: Receive) -> Request:
+        # Nothing in these queries has spaces, but media types have plus signs.
+        return Request(scope, receive, stall_seconds=self._stall_seconds, is_plus_literal=True)
 
     async def _answer(self, request: Request, send: Send) -> None:
         raw_path = request.scope["raw_path"].decode("latin-1")
@@ -152,7 +166,7 @@ class OciFace:
             case "bearer":
                 return await self._authenticator.authenticate_token(value)
             case "basic":
-                return await self._authenticator.authenticate_basic(*read_basic(value))
+                return await self._authenticator.log_in(*read_basic(value), self._visitors.site_of(request.scope))
             case "":
                 raise Unauthenticated("authentication required: log in with the username and secret of your credential")
             case _:
@@ -174,6 +188,8 @@ class OciFace:
             headers.append((b"content-range", b"bytes */%d" % error.size))  # RFC 9110, 15.5.17
         if isinstance(error, Unavailable):
             headers.append((b"retry-after", b"%d" % _RETRY_AFTER_SECONDS))
+        if isinstance(error, TooManyRequests):
+            headers += retry_headers(error)
         if request.has_body:
             # What is left of the body is not read, so the connection cannot serve another request.
             headers.append((b"connection", b"close"))

@@ -10,6 +10,7 @@ from typing import Any
 
 from entrepot.access.decisions import tags_denied
 from entrepot.access.scopes import Action
+from entrepot.accounts.limits import Limiter
 from entrepot.accounts.usage import UsageCounter
 from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
@@ -18,6 +19,7 @@ from entrepot.oci.reference import Reference, RepositoryName, Tag, parse_referen
 from entrepot.registry.service import MAX_PAGE, Referrer, Registry, StoredManifest
 from entrepot.storage.blobs import OpenBlob
 from entrepot.web.asgi import Headers, Networks, Scope, Send, client_address, is_within, send_bytes
+from entrepot.web.limits import limit_headers
 from entrepot.web.oci.exchange import API_VERSION, Exchange, matches_etag, next_page, read_page
 from entrepot.web.oci.memory import Memory, Remembered
 from entrepot.web.visitors import Visitors
@@ -44,12 +46,14 @@ class Pull:
         self,
         registry: Registry,
         usage: UsageCounter,
+        limiter: Limiter,
         visitors: Visitors,
         memory: Memory,
         redirects: Redirects | None,
     ) -> None:
         self._registry = registry
         self._usage = usage
+        self._limiter = limiter
         self._visitors = visitors
         self._memory = memory
         self._redirects = redirects
@@ -71,11 +75,11 @@ class Pull:
             _REVALIDATED if isinstance(reference, Tag) else _IMMUTABLE,
         ]
         known = exchange.request.header(b"if-none-match")
-        if known and matches_etag(known, f'"{digest}"'):
-            await send_bytes(exchange.send, 304, headers, b"")
-            return
-        if exchange.is_head:
-            await send_bytes(exchange.send, 200, headers, stored.content, is_head=True)
+        is_same = known and matches_etag(known, f'"{digest}"')
+        if is_same or exchange.is_head:
+            # Neither is a pull, but both tell how many are left.
+            headers += limit_headers(await self._limiter.look(exchange.principal))
+            await send_bytes(exchange.send, 304 if is_same else 200, headers, stored.content, is_head=True)
             return
         headers.append((b"content-length", b"%d" % len(stored.content)))
         is_pull = _is_pull(reference, stored)
@@ -100,16 +104,23 @@ class Pull:
         return generation
 
     async def answer(self, answer: Remembered, scope: Scope, send: Send) -> None:
-        """Send a manifest, and count it."""
-        content = answer.stored.content
-        await send({"type": "http.response.start", "status": 200, "headers": answer.headers})
-        await send({"type": "http.response.body", "body": content})
+        """Count a manifest, and send it. Raises PullLimitExceeded."""
+        content, principal = answer.stored.content, answer.principal
         name, digest = answer.name.value, str(answer.stored.digest)
+        headers = answer.headers
         if answer.is_pull:
             tag = answer.reference.value if isinstance(answer.reference, Tag) else ""
-            self._usage.count_pull(answer.principal, name, tag, digest, self._visitors.of(scope), len(content))
+            visitor = self._visitors.of(scope)
+            if principal.plan.limits is not None:
+                allowance = await self._limiter.admit(principal, name, digest, visitor.network)
+                headers = [*headers, *limit_headers(allowance)]
+            self._usage.count_pull(principal, name, tag, digest, visitor, len(content))
         else:
-            self._usage.count_content(answer.principal, name, digest, len(content))
+            if principal.plan.limits is not None:
+                headers = [*headers, *limit_headers(await self._limiter.look(principal))]
+            self._usage.count_content(principal, name, digest, len(content))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
 
     async def blob(self, exchange: Exchange) -> None:
         """GET or HEAD `/v2/<name>/blobs/<digest>`, whole or one range of it."""

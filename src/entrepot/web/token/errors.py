@@ -15,6 +15,7 @@ ANSWERS: dict[type[EntrepotError], tuple[int, str]] = {
     errors.Conflict: (409, "DENIED"),
     errors.Unauthenticated: (401, "UNAUTHORIZED"),
     errors.Denied: (403, "DENIED"),
+    errors.TooManyRequests: (429, "TOOMANYREQUESTS"),
     errors.Unavailable: (503, "UNAVAILABLE"),
     errors.ClientGone: (400, "UNSUPPORTED"),
 }

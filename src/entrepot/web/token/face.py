@@ -17,12 +17,14 @@ from entrepot.access.secrets import Secret
 from entrepot.accounts.authentication import Authenticator
 from entrepot.accounts.tokens import LIFETIME, Tokens
 from entrepot.accounts.usage import UsageCounter
-from entrepot.errors import EntrepotError, RequestInvalid, Unauthenticated, Unsupported
+from entrepot.errors import EntrepotError, RequestInvalid, TooManyRequests, Unauthenticated, Unsupported
 from entrepot.web.asgi import Headers, Receive, Request, Scope, Send, send_json
 from entrepot.web.basic import read_basic
 from entrepot.web.errors import error_document, find_answer
+from entrepot.web.limits import retry_headers
 from entrepot.web.refusals import Refusals
 from entrepot.web.token.errors import ANSWERS
+from entrepot.web.visitors import Visitors
 
 _MAX_FORM_BYTES = 16 * 1024
 _NO_STORE = (b"cache-control", b"no-store")
@@ -38,6 +40,7 @@ class TokenFace:
         authenticator: Authenticator,
         tokens: Tokens,
         usage: UsageCounter,
+        visitors: Visitors,
         refusals: Refusals,
         *,
         service: str,
@@ -46,6 +49,7 @@ class TokenFace:
         self._authenticator = authenticator
         self._tokens = tokens
         self._usage = usage
+        self._visitors = visitors
         self._refusals = refusals
         self._service = service
         self._stall_seconds = stall_seconds
@@ -70,7 +74,7 @@ class TokenFace:
             username, secret = _read_password_grant(dict(fields))
         self._verify_service([value for key, value in fields if key == "service"])
         wanted = parse_scopes(value for key, value in fields if key == "scope")
-        principal = await self._authenticator.authenticate_basic(username, secret)
+        principal = await self._authenticator.log_in(username, secret, self._visitors.site_of(request.scope))
         token = self._tokens.issue(principal.account, principal.credential_id, grant_scopes(principal.plan, wanted))
         document = {
             "token": token,
@@ -88,6 +92,8 @@ class TokenFace:
             headers.append((b"www-authenticate", b'Basic realm="entrepot", charset="UTF-8"'))
         if status == 503:  # noqa: PLR2004
             headers.append((b"retry-after", b"5"))
+        if isinstance(error, TooManyRequests):
+            headers += retry_headers(error)
         if request.has_body:
             headers.append((b"connection", b"close"))
         if status >= 500:  # noqa: PLR2004

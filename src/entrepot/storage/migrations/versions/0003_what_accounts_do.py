@@ -20,9 +20,10 @@ def upgrade() -> None:
         "counters",
         sa.Column("name", text(160), nullable=False),
         sa.Column("start", Instant(), nullable=False),
+        sa.Column("member", text(43), nullable=False),
         sa.Column("amount", sa.BigInteger(), nullable=False),
         sa.Column("until", Instant(), nullable=False),
-        sa.PrimaryKeyConstraint("name", "start", name=op.f("pk_counters")),
+        sa.PrimaryKeyConstraint("name", "start", "member", name=op.f("pk_counters")),
     )
     op.create_index(op.f("ix_counters_until"), "counters", ["until"], unique=False)
     op.create_table(
@@ -43,10 +44,14 @@ def upgrade() -> None:
         sa.Column("name", text(63), nullable=False),
         sa.Column("url", text(2000), nullable=False),
         sa.Column("secret", sa.LargeBinary(), nullable=False),
+        sa.Column("previous_secret", sa.LargeBinary(), nullable=True),
+        sa.Column("previous_until", Instant(), nullable=True),
         sa.Column("types", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("created_at", Instant(), nullable=False),
-        sa.Column("last_event_id", sa.BigInteger(), nullable=False),
+        sa.Column("last_number", sa.BigInteger(), nullable=False),
+        sa.Column("failing_since", Instant(), nullable=True),
         sa.Column("disabled_at", Instant(), nullable=True),
+        sa.Column("disabled_reason", text(200), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_webhooks")),
     )
     op.create_index(op.f("ix_accounts_created_at"), "accounts", ["created_at"], unique=False)
@@ -83,14 +88,17 @@ def upgrade() -> None:
         sa.Column("account_id", Id, nullable=True),
         sa.Column("data", sa.JSON(), nullable=False),
         sa.Column("once", text(200), nullable=True),
+        sa.Column("number", sa.BigInteger(), nullable=True),
         sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_events_account_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_events")),
         sa.UniqueConstraint("event_id", name=op.f("uq_events_event_id")),
         sa.UniqueConstraint("once", name=op.f("uq_events_once")),
         sqlite_autoincrement=True,
     )
-    op.create_index(op.f("ix_events_account_id"), "events", ["account_id"], unique=False)
+    op.create_index(op.f("ix_events_account_id_number"), "events", ["account_id", "number"], unique=False)
     op.create_index(op.f("ix_events_at"), "events", ["at"], unique=False)
+    op.create_index(op.f("ix_events_number"), "events", ["number"], unique=True)
+    op.create_index(op.f("ix_events_type_number"), "events", ["type", "number"], unique=False)
     op.create_table(
         "refusals",
         sa.Column("account_id", Id, nullable=False),
@@ -138,7 +146,12 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_usage_periods_account_id")),
         sa.PrimaryKeyConstraint("account_id", "period", "start", "repository", "tag", name=op.f("pk_usage_periods")),
     )
-    op.create_index(op.f("ix_usage_periods_period_start"), "usage_periods", ["period", "start"], unique=False)
+    op.create_index(
+        op.f("ix_usage_periods_period_start_account_id"),
+        "usage_periods",
+        ["period", "start", "account_id"],
+        unique=False,
+    )
     op.create_table(
         "usage_versions",
         sa.Column("account_id", Id, nullable=False),
@@ -166,7 +179,10 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("webhook", "event_id", name=op.f("pk_webhook_deliveries")),
     )
-    op.create_index(op.f("ix_webhook_deliveries_next_at"), "webhook_deliveries", ["next_at"], unique=False)
+    op.create_index(op.f("ix_webhook_deliveries_event_id"), "webhook_deliveries", ["event_id"], unique=False)
+    op.create_index(
+        op.f("ix_webhook_deliveries_webhook_next_at"), "webhook_deliveries", ["webhook", "next_at"], unique=False
+    )
     op.add_column("accounts", sa.Column("labels", sa.JSON(), server_default="{}", nullable=False))
     op.add_column("accounts", sa.Column("created_by", text(63), nullable=True))
     op.add_column("api_keys", sa.Column("networks", sa.JSON(none_as_null=True), nullable=True))
@@ -183,12 +199,20 @@ def upgrade() -> None:
     op.add_column("audit", sa.Column("address", text(45), nullable=True))
     op.create_index(op.f("ix_audit_at"), "audit", ["at"], unique=False)
     op.add_column("credentials", sa.Column("is_revoked", sa.Boolean(), server_default=sa.false(), nullable=False))
+    _note_revoked()
+    op.add_column("credentials", sa.Column("last_used_at", Instant(), nullable=True))
+    op.add_column("credentials", sa.Column("warn_at", Instant(), nullable=True))
+    op.create_index(op.f("ix_credentials_expires_at"), "credentials", ["expires_at"], unique=False)
+    op.create_index(op.f("ix_credentials_warn_at"), "credentials", ["warn_at"], unique=False)
+    # Of credentials that are there already: upkeep looks at each once, and sets when to warn.
+    op.execute("UPDATE credentials SET warn_at = created_at WHERE expires_at IS NOT NULL")
+
+
+def _note_revoked() -> None:
+    """What was revoked before stays so, whatever the clock says."""
     credentials = sa.table("credentials", sa.column("is_revoked", sa.Boolean()), sa.column("revoked_at", Instant()))
     ended = credentials.c.revoked_at <= datetime.now(UTC)
     op.execute(credentials.update().where(ended).values(is_revoked=True))
-    op.add_column("credentials", sa.Column("last_used_at", Instant(), nullable=True))
-    op.add_column("credentials", sa.Column("warned_at", Instant(), nullable=True))
-    op.create_index(op.f("ix_credentials_expires_at"), "credentials", ["expires_at"], unique=False)
 
 
 def downgrade() -> None:
