@@ -19,8 +19,11 @@ from typing import TYPE_CHECKING
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from entrepot.access.api_scopes import ApiScope, parse_api_scopes
 from entrepot.access.destinations import Destinations
 from entrepot.access.keys import Keys
+from entrepot.access.workloads import ClaimPattern, Workload
+from entrepot.accounts.answers import Answers
 from entrepot.accounts.api_keys import ApiKeys
 from entrepot.accounts.audit import AuditLog
 from entrepot.accounts.authentication import Authenticator
@@ -28,6 +31,8 @@ from entrepot.accounts.deliveries import Deliveries
 from entrepot.accounts.directory import Directory
 from entrepot.accounts.events import Events
 from entrepot.accounts.explanation import Explanations
+from entrepot.accounts.issuers import Issuer, is_safe_url
+from entrepot.accounts.key_rates import KeyRates
 from entrepot.accounts.limits import Limiter
 from entrepot.accounts.plans import Plans
 from entrepot.accounts.rechecks import Rechecks
@@ -38,14 +43,23 @@ from entrepot.accounts.upkeep import Retention, Upkeep
 from entrepot.accounts.usage import UsageCounter
 from entrepot.accounts.usage_reports import UsageReports
 from entrepot.accounts.webhooks import Webhooks
-from entrepot.errors import GlobInvalid, SettingsInvalid
+from entrepot.accounts.workloads import Workloads
+from entrepot.errors import GlobInvalid, RequestInvalid, SettingsInvalid
 from entrepot.logs import configure_logs
 from entrepot.registry.garbage import GarbageCollector
 from entrepot.registry.policies import Policies
 from entrepot.registry.service import Registry
 from entrepot.registry.uploads import Uploads
 from entrepot.replication.runs import Replications
-from entrepot.settings import MIN_SECRET_KEY_CHARACTERS, LogFormat, LogLevel, Settings, load_settings
+from entrepot.settings import (
+    MIN_SECRET_KEY_CHARACTERS,
+    LogFormat,
+    LogLevel,
+    OidcIssuer,
+    OidcWorkload,
+    Settings,
+    load_settings,
+)
 from entrepot.storage.blobs import BlobStore, StoreOptions
 from entrepot.storage.clock import utc_now
 from entrepot.storage.counters import Counters, CounterStore
@@ -61,8 +75,8 @@ if TYPE_CHECKING:
 
 _PUBLIC_URL = "public_url"
 _COUNTING_SPACE = "counting_space"
-# Tallies in memory: four for each account that pulls; two for each guess.
-_LIMITED, _THROTTLED = 40_000, 40_000
+# Tallies in memory: four for each account that pulls; two for each guess; two for each API key with a rate.
+_LIMITED, _THROTTLED, _RATED = 40_000, 40_000, 2_000
 TOKEN_PATH = "/token"  # noqa: S105 - a path
 
 
@@ -79,6 +93,9 @@ class Parts:
     plans: Plans
     accounts: Accounts
     api_keys: ApiKeys
+    workloads: Workloads
+    answers: Answers
+    key_rates: KeyRates
     authenticator: Authenticator
     throttle: Throttle
     explanations: Explanations
@@ -99,12 +116,16 @@ class Parts:
         self.usage.start()
         self.limiter.start()
         self.throttle.start()
+        self.api_keys.start()
+        self.key_rates.start()
 
     async def stop(self) -> None:
         """Write down and share what was counted, and end."""
         await self.usage.stop()
         await self.limiter.stop()
         await self.throttle.stop()
+        await self.api_keys.stop()
+        await self.key_rates.stop()
 
     def remember_public_url(self) -> None:
         """Note by which address this server is reached, for commands that were not told."""
@@ -145,6 +166,7 @@ def build_parts(settings: Settings) -> Parts:
     )
     directory = Directory(database, signals)
     tokens = Tokens(keys, utc_now, service=settings.registry_host)
+    api_keys = ApiKeys(database, signals, utc_now, keys)
     destinations = Destinations(settings.webhooks.networks, settings.webhooks.plain_http)
     webhooks = Webhooks(database, utc_now, keys, destinations)
     rechecks = Rechecks()
@@ -159,7 +181,10 @@ def build_parts(settings: Settings) -> Parts:
         uploads=Uploads(database, blobs, registry, utc_now, max_blob_bytes=limit),
         plans=Plans(database, signals, utc_now),
         accounts=Accounts(database, signals, utc_now, keys),
-        api_keys=ApiKeys(database, signals, utc_now, keys),
+        api_keys=api_keys,
+        key_rates=KeyRates(_open_counters(settings, database, capacity=_RATED)),
+        workloads=Workloads(database, utc_now, api_keys, _read_issuers(settings)),
+        answers=Answers(database, utc_now),
         authenticator=Authenticator(directory, tokens, keys, utc_now, throttle),
         throttle=throttle,
         explanations=Explanations(directory, database, utc_now),
@@ -231,6 +256,48 @@ def _read_policies(settings: Settings) -> Policies:
         raise SettingsInvalid(f"ENTREPOT_REPOSITORIES__...: {error}") from error
 
 
+def _read_issuers(settings: Settings) -> list[Issuer]:
+    """Who vouches for workloads. Raises SettingsInvalid."""
+    names = [workload.name for issuer in settings.oidc.issuers for workload in issuer.workloads]
+    if len(set(names)) < len(names):
+        raise SettingsInvalid("ENTREPOT_OIDC__ISSUERS: two workloads have the same name")
+    return [_read_issuer(wanted) for wanted in settings.oidc.issuers]
+
+
+def _read_issuer(wanted: OidcIssuer) -> Issuer:
+    for url in filter(None, (wanted.url, wanted.keys_url)):
+        if not is_safe_url(url):
+            raise SettingsInvalid(f"ENTREPOT_OIDC__ISSUERS: {url!r}: use https://HOST[:PORT][/PATH]")
+    return Issuer(
+        url=wanted.url,
+        audience=wanted.audience,
+        workloads=tuple(_read_workload(one) for one in wanted.workloads),
+        keys_url=wanted.keys_url,
+        ca_file=wanted.ca_file,
+        token_file=wanted.token_file,
+    )
+
+
+def _read_workload(wanted: OidcWorkload) -> Workload:
+    try:
+        workload = Workload(
+            name=wanted.name,
+            claims=tuple(ClaimPattern.parse(claim, text) for claim, text in wanted.claims.items()),
+            scopes=parse_api_scopes(wanted.scopes),
+            plans=None if wanted.plans is None else frozenset(wanted.plans),
+            own_accounts_only=wanted.own_accounts_only,
+            requests_per_minute=wanted.requests_per_minute,
+            lifetime=timedelta(seconds=wanted.lifetime_seconds),
+        )
+    except (GlobInvalid, RequestInvalid) as error:
+        raise SettingsInvalid(f"ENTREPOT_OIDC__ISSUERS, workload {wanted.name}: {error}") from error
+    if workload.own_accounts_only and ApiScope.ADMIN in workload.scopes:
+        raise SettingsInvalid(
+            f"ENTREPOT_OIDC__ISSUERS, workload {wanted.name}: with the scope admin, own_accounts_only limits nothing"
+        )
+    return workload
+
+
 def _read_retention(settings: Settings) -> Retention:
     kept = settings.retention
     return Retention(
@@ -248,6 +315,7 @@ def close_parts(parts: Parts) -> None:
     parts.signals.stop()
     parts.limiter.close()
     parts.throttle.close()
+    parts.key_rates.close()
     parts.database.close()
 
 
@@ -301,6 +369,9 @@ def build_app(parts: Parts) -> "Front":
     services = Services(
         accounts=parts.accounts,
         api_keys=parts.api_keys,
+        workloads=parts.workloads,
+        answers=parts.answers,
+        key_rates=parts.key_rates,
         plans=parts.plans,
         reports=parts.reports,
         audit=parts.audit,

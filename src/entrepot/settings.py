@@ -222,6 +222,39 @@ class Replication(_Group):
     concurrency: int = Field(default=4, ge=1, le=64, description="Blobs that one run copies at the same time.")
 
 
+class OidcWorkload(_Group):
+    """A program that may get an API key, and what that key may do."""
+
+    name: str = Field(pattern=r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$", max_length=50)
+    claims: dict[str, str] = Field(min_length=1)
+    scopes: tuple[str, ...] = Field(min_length=1)
+    plans: tuple[str, ...] | None = None
+    own_accounts_only: bool = False
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    lifetime_seconds: int = Field(default=900, ge=60, le=3600)
+
+
+class OidcIssuer(_Group):
+    """Who vouches for workloads."""
+
+    url: str
+    audience: str = Field(min_length=1)
+    workloads: tuple[OidcWorkload, ...] = Field(min_length=1)
+    keys_url: str | None = None
+    ca_file: Path | None = None
+    token_file: Path | None = None
+
+
+class Oidc(_Group):
+    """Programs that get API keys by a token of their platform."""
+
+    issuers: tuple[OidcIssuer, ...] = Field(
+        default=(),
+        description="Issuers whose tokens may be exchanged for short-lived API keys, and what these may do; as JSON, "
+        "or as tables in the file. See [use-workload-identity.md](../how-to/use-workload-identity.md).",
+    )
+
+
 class Settings(BaseSettings):
     """All settings of one process."""
 
@@ -278,6 +311,7 @@ class Settings(BaseSettings):
     throttle: Throttle = Throttle()
     log: Log = Log()
     replication: Replication = Replication()
+    oidc: Oidc = Oidc()
 
     @classmethod
     def settings_customise_sources(

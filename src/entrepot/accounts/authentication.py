@@ -123,7 +123,7 @@ def _verify_alive(standing: Standing, credential: Credential, now: datetime, ref
         reason, message = standing.status, f"the account is {standing.status}; ask your vendor"
     elif not standing.is_active(seconds):
         reason, message = "account_expired", f"the account expired on {standing.expires_at:%Y-%m-%d}; ask your vendor"
-    elif credential.revoked_at is not None and credential.revoked_at <= now:
+    elif credential.revoked_at is not None and (credential.is_revoked or credential.revoked_at <= now):
         reason = "revoked"
         message = f"this credential was revoked on {credential.revoked_at:%Y-%m-%d}; get a new one from your vendor"
     elif not credential.is_alive(seconds):

@@ -24,12 +24,16 @@ CREDENTIALS = 10
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A credential's state; `dies_at` is the earlier of revocation and expiry, in unix seconds, None for never."""
+    """A credential's state; `dies_at` is the earlier of revocation and expiry, in unix seconds, None for never.
+
+    One that is revoked is dead whatever the clock says; one whose grace goes on dies at `revoked_at`.
+    """
 
     id: str
     secret_hash: bytes
     expires_at: datetime | None
     revoked_at: datetime | None
+    is_revoked: bool
     dies_at: float | None
 
     def is_alive(self, now: float) -> bool:
@@ -114,7 +118,8 @@ def _credential(row: records.Row) -> Credential:
         secret_hash=bytes(row["secret_hash"]),
         expires_at=row["expires_at"],
         revoked_at=row["revoked_at"],
-        dies_at=min((end for end in ends if end is not None), default=None),
+        is_revoked=row["is_revoked"],
+        dies_at=float("-inf") if row["is_revoked"] else min((end for end in ends if end is not None), default=None),
     )
 
 

@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass
 
+from entrepot.accounts.answers import Answers
 from entrepot.accounts.api_keys import ApiKeys
 from entrepot.accounts.audit import AuditLog
 from entrepot.accounts.events import Events
+from entrepot.accounts.key_rates import KeyRates
 from entrepot.accounts.plans import Plans
 from entrepot.accounts.service import Accounts
 from entrepot.accounts.throttle import Throttle
 from entrepot.accounts.usage_reports import UsageReports
 from entrepot.accounts.webhooks import Webhooks
+from entrepot.accounts.workloads import Workloads
 from entrepot.web.asgi import Networks
 
 
@@ -19,6 +22,9 @@ class Services:
 
     accounts: Accounts
     api_keys: ApiKeys
+    workloads: Workloads
+    answers: Answers
+    key_rates: KeyRates
     plans: Plans
     reports: UsageReports
     audit: AuditLog
