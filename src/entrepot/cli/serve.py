@@ -1,6 +1,7 @@
 """`entrepot serve`, `entrepot worker` and `entrepot migrate`."""
 
 import asyncio
+import gc
 import multiprocessing
 import multiprocessing.process
 import os
@@ -53,7 +54,7 @@ def serve(
             "ENTREPOT_HOST": settings.host,
             "ENTREPOT_PORT": str(settings.port),
         }
-        from entrepot.bootstrap import configure_logging, opened_parts
+        from entrepot.bootstrap import configure_logging, load_faces, opened_parts
 
         configure_logging(settings)
         _verify_port(settings)
@@ -61,6 +62,10 @@ def serve(
         with opened_parts(settings) as parts:
             parts.remember_public_url()
             _greet(parts)
+        load_faces()
+        # What is loaded by now is shared by all of them, as long as nobody writes to it: the garbage collector would.
+        gc.collect()
+        gc.freeze()
         jobs_process = _start_jobs(settings) if settings.jobs else None
         try:
             _run_server(settings)
