@@ -3,6 +3,7 @@
 Nothing below this module reads settings, and nothing is global: what a part needs comes through its constructor.
 """
 
+import asyncio
 import ctypes
 import hmac
 import multiprocessing
@@ -263,7 +264,17 @@ def create_app() -> "Front":
 
 def load_faces() -> None:
     """Load all that `build_app` needs, so that processes which are forked from this one need not."""
-    for name in ("api.services", "front", "later", "oci.face", "ops", "refusals", "token.face", "visitors"):
+    for name in (
+        "api.services",
+        "front",
+        "later",
+        "listening",
+        "oci.face",
+        "ops",
+        "refusals",
+        "token.face",
+        "visitors",
+    ):
         import_module(f"entrepot.web.{name}")
 
 
@@ -273,6 +284,7 @@ def build_app(parts: Parts) -> "Front":
     from entrepot.web.api.services import Services
     from entrepot.web.front import Front
     from entrepot.web.later import Later
+    from entrepot.web.listening import give_up_unread
     from entrepot.web.oci.face import OciFace
     from entrepot.web.ops import OpsFace
     from entrepot.web.refusals import Refusals
@@ -331,10 +343,15 @@ def build_app(parts: Parts) -> "Front":
         ("/metrics", ops),
     ]
 
+    tasks: set[asyncio.Task[None]] = set()
+
     async def starting() -> None:
         await parts.start()
+        tasks.add(asyncio.create_task(give_up_unread(settings.limits.stall_seconds)))
 
     async def stopping() -> None:
+        for task in tasks:
+            task.cancel()
         await parts.stop()
         close_parts(parts)
 
