@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import secrets
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -39,6 +39,7 @@ from entrepot.accounts.limits import Limiter
 from entrepot.accounts.plans import Plans
 from entrepot.accounts.rechecks import Rechecks
 from entrepot.accounts.service import Accounts
+from entrepot.accounts.signing import SigningKeys
 from entrepot.accounts.throttle import Throttle
 from entrepot.accounts.tokens import Tokens
 from entrepot.accounts.upkeep import Retention, Upkeep
@@ -80,6 +81,8 @@ _PUBLIC_URL = "public_url"
 _COUNTING_SPACE = "counting_space"
 # Tallies in memory: four for each account that pulls; two for each guess; two for each API key with a rate.
 _LIMITED, _THROTTLED, _RATED = 40_000, 40_000, 2_000
+_SIGNING_SINCE = "signing_keys_since"
+_FINGERPRINT = "secret_key_fingerprint"
 TOKEN_PATH = "/token"  # noqa: S105 - a path
 
 
@@ -157,9 +160,7 @@ def build_parts(settings: Settings) -> Parts:
         database.migrate()
     else:
         database.verify_migrated()
-    secret_key = read_secret_key(settings)
-    verify_same_key(database, secret_key)
-    keys = Keys.derive(secret_key)
+    keys = _read_keys(settings, database)
     signals = Signals(database, utc_now, wire=_open_wire(settings), outage_seconds=settings.database.outage_seconds)
     blobs = open_storage(settings)
     limit = settings.limits.blob_bytes
@@ -168,7 +169,7 @@ def build_parts(settings: Settings) -> Parts:
         database, blobs, signals, utc_now, max_blob_bytes=limit, grace=grace, policies=_read_policies(settings)
     )
     directory = Directory(database, signals)
-    tokens = Tokens(keys, utc_now, service=settings.registry_host)
+    tokens = Tokens(_read_signing_keys(database, keys), utc_now, service=settings.registry_host)
     api_keys = ApiKeys(database, signals, utc_now, keys)
     destinations = Destinations(settings.webhooks.networks, settings.webhooks.plain_http)
     webhooks = Webhooks(database, utc_now, keys, destinations)
@@ -188,7 +189,7 @@ def build_parts(settings: Settings) -> Parts:
         key_rates=KeyRates(_open_counters(settings, database, capacity=_RATED)),
         workloads=Workloads(database, utc_now, api_keys, _read_issuers(settings)),
         answers=Answers(database, utc_now),
-        authenticator=Authenticator(directory, tokens, keys, utc_now, throttle),
+        authenticator=Authenticator(directory, tokens, keys, utc_now, throttle, service=settings.registry_host),
         throttle=throttle,
         explanations=Explanations(directory, database, utc_now),
         tokens=tokens,
@@ -221,6 +222,20 @@ def open_storage(settings: Settings) -> BlobStore:
         stall_seconds=settings.storage.stall_seconds,
     )
     return BlobStore(settings.effective_storage_url, options)
+
+
+def _read_keys(settings: Settings, database: Database) -> Keys:
+    """The keys of this installation. Raises SettingsInvalid when its database belongs to others."""
+    secret_key = read_secret_key(settings)
+    earlier, leaked = settings.earlier_keys, settings.leaked_keys
+    verify_same_key(database, secret_key, [*earlier, *leaked])
+    return Keys.derive(secret_key, earlier=earlier, leaked=leaked)
+
+
+def _read_signing_keys(database: Database, keys: Keys) -> SigningKeys:
+    """What signs tokens; its periods count from when the first process that knew of them started."""
+    since = database.agree_on(_SIGNING_SINCE, str(int(utc_now().timestamp())))
+    return SigningKeys(keys, float(since))
 
 
 def _open_wire(settings: Settings) -> "RedisWire | None":
@@ -356,7 +371,7 @@ def build_app(parts: Parts) -> "Front":
     from entrepot.web.oci.face import OciFace
     from entrepot.web.ops import OpsFace
     from entrepot.web.refusals import Refusals
-    from entrepot.web.token.face import TokenFace
+    from entrepot.web.token.face import JWKS_PATH, TokenFace
     from entrepot.web.visitors import Visitors
 
     settings = parts.settings
@@ -408,6 +423,7 @@ def build_app(parts: Parts) -> "Front":
         ("/v2", oci),
         ("/v2/", oci),
         (TOKEN_PATH, token),
+        (JWKS_PATH, token),
         ("/api/", Later(lambda: _create_api(services))),
         ("/livez", ops),
         ("/readyz", ops),
@@ -506,14 +522,26 @@ def _make_secret_key(path: Path) -> None:
         aside.unlink()
 
 
-def verify_same_key(database: Database, secret_key: bytes) -> None:
-    """Raises SettingsInvalid unless this is the key that the installation began with: another one voids everything."""
-    fingerprint = hmac.digest(secret_key, b"entrepot secret key fingerprint", "sha256").hex()
-    if database.agree_on("secret_key_fingerprint", fingerprint) != fingerprint:
+def verify_same_key(database: Database, secret_key: bytes, others: Sequence[bytes] = ()) -> None:
+    """Raises SettingsInvalid unless this is the key that the installation has: another one voids everything.
+
+    It may take the place of one of `others`.
+    """
+    fingerprint, *replaced = map(_fingerprint, (secret_key, *others))
+    found = database.agree_on(_FINGERPRINT, fingerprint)
+    if found == fingerprint:
+        return
+    if found not in replaced:
         raise SettingsInvalid(
             f"the database {database} belongs to another secret key, so that no credential in it could be used; "
-            "set ENTREPOT_SECRET_KEY (or _FILE) to the same value for every process"
+            "set ENTREPOT_SECRET_KEY (or _FILE) to the same value for every process; to replace a key, name the old "
+            "one in ENTREPOT_EARLIER_SECRET_KEYS"
         )
+    database.remember(_FINGERPRINT, fingerprint)
+
+
+def _fingerprint(secret_key: bytes) -> str:
+    return hmac.digest(secret_key, b"entrepot secret key fingerprint", "sha256").hex()
 
 
 def die_with_parent() -> None:

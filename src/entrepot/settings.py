@@ -48,6 +48,10 @@ def _split(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
+def _split_keys(value: SecretStr) -> list[bytes]:
+    return [key.encode() for key in value.get_secret_value().replace(",", " ").split()]
+
+
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """Texts, separated by commas."""
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split)]
@@ -301,6 +305,16 @@ class Settings(BaseSettings):
         description="From it come account names, stored secrets and token signatures, so every process must have the "
         "same one and losing it voids every credential. Default: made once, in `DATA/secret.key`.",
     )
+    earlier_secret_keys: SecretStr = Field(
+        default=SecretStr(""),
+        description="Secret keys that were in force before, or are about to be, separated by white space or commas: "
+        "what was stored or signed with them holds. See [Tokens](tokens.md#replacing-the-secret-key).",
+    )
+    leaked_secret_keys: SecretStr = Field(
+        default=SecretStr(""),
+        description="Earlier secret keys that somebody else may know: what was stored with them holds, tokens and "
+        "logins that were signed with them do not.",
+    )
     database: DatabaseOptions = DatabaseOptions()
     storage: Storage = Storage()
     repositories: RepositoryPolicies = RepositoryPolicies()
@@ -345,6 +359,23 @@ class Settings(BaseSettings):
         if 0 < len(value.get_secret_value()) < MIN_SECRET_KEY_CHARACTERS:
             raise ValueError(f"use at least {MIN_SECRET_KEY_CHARACTERS} random characters: openssl rand -hex 32")
         return value
+
+    @field_validator("earlier_secret_keys", "leaked_secret_keys")
+    @classmethod
+    def _are_long(cls, value: SecretStr) -> SecretStr:
+        if any(len(key) < MIN_SECRET_KEY_CHARACTERS for key in _split_keys(value)):
+            raise ValueError(f"a secret key has at least {MIN_SECRET_KEY_CHARACTERS} characters")
+        return value
+
+    @property
+    def earlier_keys(self) -> list[bytes]:
+        """The secret keys before this one."""
+        return _split_keys(self.earlier_secret_keys)
+
+    @property
+    def leaked_keys(self) -> list[bytes]:
+        """The secret keys before this one that somebody else may know."""
+        return _split_keys(self.leaked_secret_keys)
 
     @property
     def effective_public_url(self) -> str:

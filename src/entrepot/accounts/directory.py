@@ -76,7 +76,7 @@ class Directory:
     async def find(self, name: str) -> Standing | None:
         """The account, None when there is none of this name."""
         standing = self._standings.find(name)
-        if standing is not None or self._unknown.find(name):
+        if standing is not None or self._unknown.find(name) or "\0" in name:  # which no database keeps
             return standing
         mark, unknown_mark = self._standings.mark(), self._unknown.mark()
         standing = await self._database.read(lambda connection: _read(connection, name))

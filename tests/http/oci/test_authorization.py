@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from entrepot.access.keys import Keys
 from entrepot.access.plans import parse_plans
+from entrepot.accounts.signing import SigningKey, SigningKeys
 from entrepot.accounts.tokens import Tokens
 from entrepot.bootstrap import read_secret_key
 from tests.support.content import index_of
@@ -100,11 +101,11 @@ async def test_token_for_another_repository_asks_for_a_new_one(
 
 
 def sign(served: Served, **changes: Any) -> str:
-    """A token with our own key, unless `key` is another."""
+    """A token with our own key, unless `key` is another, and its id, unless `kid` is."""
     now = int(time.time())
-    key = changes.pop("key", None) or Ed25519PrivateKey.from_private_bytes(
-        Keys.derive(read_secret_key(served.parts.settings)).signing
-    )
+    own = SigningKey.of(Keys.derive(read_secret_key(served.parts.settings)).signing(0))
+    key = changes.pop("key", own.private)
+    headers = {"kid": changes.pop("kid", own.id)}
     algorithm = changes.pop("algorithm", "EdDSA")
     payload = {
         "iss": "entrepot",
@@ -116,7 +117,8 @@ def sign(served: Served, **changes: Any) -> str:
         "exp": now + 300,
         "access": [{"type": "repository", "name": "smm/api", "actions": ["pull"]}],
     } | changes
-    return jwt.encode({name: value for name, value in payload.items() if value is not None}, key, algorithm=algorithm)
+    content = {name: value for name, value in payload.items() if value is not None}
+    return jwt.encode(content, key, algorithm=algorithm, headers=headers)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +130,7 @@ def sign(served: Served, **changes: Any) -> str:
         pytest.param({"iss": "someone"}, id="from another issuer"),
         pytest.param({"key": Ed25519PrivateKey.generate()}, id="signed with another key"),
         pytest.param({"key": "x" * 32, "algorithm": "HS256"}, id="signed with another algorithm"),
+        pytest.param({"kid": "0" * 16}, id="signed with an unknown key's name"),
         pytest.param({"exp": None}, id="without an end"),
         pytest.param({"exp": "soon"}, id="end is text"),
         pytest.param({"cid": None}, id="without a credential"),
@@ -161,6 +164,8 @@ async def test_unsigned_and_tampered_tokens_are_refused(
     forged = [
         f"{encode({'alg': 'none', 'typ': 'JWT'})}.{payload}.",
         f"{encode({'alg': 'none', 'typ': 'JWT'})}.{payload}.{signature}",
+        f"{encode(jwt.get_unverified_header(token) | {'alg': 'none'})}.{payload}.{signature}",
+        f"{encode(jwt.get_unverified_header(token) | {'kid': [1]})}.{payload}.{signature}",
         f"{head}.{encode(claims)}.{signature}",
         f"{head}.{payload}.{signature[:-4]}AAAA",
         f"{head}.{payload}",
@@ -368,7 +373,8 @@ async def test_unreadable_authorization_is_refused(served: Served, value: str) -
 
 def test_tokens_are_small(tmp_path: Path) -> None:
     """A header of more than 8 KiB is refused by many proxies."""
-    tokens = Tokens(Keys.derive(b"x" * 32), lambda: datetime.now(UTC), service="registry.example.com")
+    keys = SigningKeys(Keys.derive(b"x" * 32), 0)
+    tokens = Tokens(keys, lambda: datetime.now(UTC), service="registry.example.com")
     from entrepot.access.scopes import parse_scopes
 
     scopes = parse_scopes([f"repository:{'a' * 100}/{number}:pull,push" for number in range(10)])
