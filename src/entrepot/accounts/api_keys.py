@@ -121,6 +121,7 @@ class ApiKeys:
         self._signals = signals
         self._clock = clock
         self._hash_key = keys.secrets
+        self._hash_keys = keys.hashing
         self._cache: Cache[bytes, _Held] = Cache(_CACHED, signals.is_current)
         signals.listen("api_key", lambda _key: self._cache.clear())
         # Uses since the last flush, and those that are written down, by id.
@@ -265,7 +266,9 @@ class ApiKeys:
         """
         if not secret.is_wellformed(API_KEY_PREFIX):
             raise ApiKeyInvalid("this is not an API key of ours; send: Authorization: Bearer entk_...")
-        held = await self._find(secret.hash(self._hash_key))
+        held = None
+        for hash_key in self._hash_keys:
+            held = held or await self._find(secret.hash(hash_key))
         if held is None:
             raise ApiKeyInvalid(_UNKNOWN)
         key, now = held.key, self._clock()
