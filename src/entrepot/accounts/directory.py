@@ -2,12 +2,15 @@
 
 An entry holds all that a request needs: the account's state, its plan, its credentials. Signals forget an entry when
 anything of it changes, in whichever process, and a change of a plan forgets all.
+
+How long that takes is measured here, for every process: a revocation holds once its notice is heard.
 """
 
 from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
+from prometheus_client import Histogram
 
 from entrepot.access.plans import Plan
 from entrepot.accounts import records
@@ -20,6 +23,12 @@ ACCOUNTS = 20_000
 UNKNOWN_NAMES = 2_000
 # Two at most are alive; the others are here to be told what became of them.
 CREDENTIALS = 10
+
+REVOCATION_LAG = Histogram(
+    "entrepot_revocation_lag_seconds",
+    "Time from a change of an account, credential or plan to when a process heard of it, in seconds.",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 2.5, 10, 60),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,8 @@ class Directory:
         self._unknown: Cache[str, bool] = Cache(UNKNOWN_NAMES, signals.is_current)
         signals.listen("account", self._forget)
         signals.listen("plan", lambda _name: self._standings.clear())
+        for topic in ("account", "plan"):
+            signals.measure(topic, REVOCATION_LAG.observe)
 
     def find_cached(self, name: str) -> Standing | None:
         """The account, when this process knows it."""

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,40 @@ async def test_a_change_that_was_under_way_at_the_start_is_heard_of(
     await until(lambda: heard == ["late"])
 
 
+class TestMeasure:
+    async def test_each_notice_is_measured_once_in_each_process(self, open_signals: OpenSignals) -> None:
+        here, there = open_signals(), open_signals()
+        heard: list[str] = []
+        lags: dict[str, list[float]] = {"here": [], "there": []}
+        there.listen("plan", heard.append)
+        for signals, name in ((here, "here"), (there, "there")):
+            signals.measure("plan", lags[name].append)
+            signals.start()
+        for number in range(3):
+            key = str(number)
+            await here.commit(lambda connection, key=key: publish(connection, "plan", key, utc_now()))
+            await here.commit(lambda connection: publish(connection, "other", "x", utc_now()))
+        await until(lambda: len(lags["there"]) == 3 and len(lags["here"]) == 3)
+        # Through Redis and the database both, which must not count twice.
+        there.catch_up()
+        here.catch_up()
+        await asyncio.sleep(POLL_SECONDS_BESIDE_WIRE + 0.1)
+        assert {name: len(found) for name, found in lags.items()} == {"here": 3, "there": 3}
+        assert all(0 <= lag < 60 for found in lags.values() for lag in found)
+        assert heard
+
+    async def test_it_is_the_time_since_the_change(self, open_signals: OpenSignals) -> None:
+        signals = open_signals()
+        lags: list[float] = []
+        signals.measure("plan", lags.append)
+        signals.start()
+        ago = timedelta(seconds=100)
+        await signals.commit(lambda connection: publish(connection, "plan", "free", utc_now() - ago))
+        await signals.commit(lambda connection: publish(connection, "plan", "free", utc_now() + ago))
+        assert 100 <= lags[0] < 160
+        assert lags[1] == 0  # another machine's clock is ahead
+
+
 class TestOutage:
     async def test_caches_go_on_while_the_database_is_away_but_not_for_ever(
         self, open_signals: OpenSignals, monkeypatch: pytest.MonkeyPatch
@@ -192,7 +227,7 @@ def test_old_notices_are_dropped_but_ids_go_on(database: Database) -> None:
         signals_module._prune(connection, utc_now())
 
     def keys(connection: sa.Connection) -> list[str]:
-        return [key for _, _, key in signals_module._read_after(connection, 0, [])]
+        return [notice.key for notice in signals_module._read_after(connection, 0, [])]
 
     database.write_now(work)
     (before,) = database.read_now(signals_module._read_latest_ids)
@@ -259,7 +294,15 @@ class TestRedis:
         signals.start()
         client = redis.Redis.from_url(redis_server.url)
         await until(lambda: signals._pause() == POLL_SECONDS_BESIDE_WIRE)
-        for message in (b"\xff", b"[]", b"{}", b'{"from": 1, "notices": 5}', b'{"from": 1, "notices": [["plan"]]}'):
+        for message in (
+            b"\xff",
+            b"[]",
+            b"{}",
+            b'{"from": 1, "notices": 5}',
+            b'{"from": 1, "notices": [["plan"]]}',
+            b'{"from": 1, "notices": [["plan", "x"]], "times": []}',
+            b'{"from": 1, "notices": [["plan", "x"]], "times": [[1e999, "y"]]}',
+        ):
             client.publish("entrepot:signals", message)
         client.publish("entrepot:signals", json.dumps({"from": "x", "notices": [["unheard", "k"], ["plan", "free"]]}))
         await until(lambda: heard == ["free"])
