@@ -35,6 +35,7 @@ from entrepot.accounts.events import Events
 from entrepot.accounts.explanation import Explanations
 from entrepot.accounts.issuers import Issuer, is_safe_url
 from entrepot.accounts.key_rates import KeyRates
+from entrepot.accounts.leaks import LeakedSecrets
 from entrepot.accounts.limits import Limiter
 from entrepot.accounts.plans import Plans
 from entrepot.accounts.rechecks import Rechecks
@@ -71,6 +72,7 @@ from entrepot.storage.database_counters import DatabaseCounters
 from entrepot.storage.signals import Signals
 
 if TYPE_CHECKING:
+    from entrepot.accounts.scanners import Scanner
     from entrepot.storage.redis_wire import RedisWire
     from entrepot.web.api.services import Services
     from entrepot.web.asgi import App
@@ -114,6 +116,7 @@ class Parts:
     webhooks: Webhooks
     deliveries: Deliveries
     upkeep: Upkeep
+    leaks: LeakedSecrets
     replications: Replications
     garbage: GarbageCollector
 
@@ -201,6 +204,7 @@ def build_parts(settings: Settings) -> Parts:
         webhooks=webhooks,
         deliveries=Deliveries(database, webhooks, utc_now, destinations),
         upkeep=Upkeep(database, utc_now, _read_retention(settings)),
+        leaks=LeakedSecrets(signals, utc_now, keys, service=settings.registry_host),
         replications=Replications(database, registry, utc_now, concurrency=settings.replication.concurrency),
         garbage=GarbageCollector(database, blobs, signals, utc_now, grace=grace, untagged=settings.gc.untagged),
     )
@@ -413,6 +417,8 @@ def build_app(parts: Parts) -> "Front":
         events=parts.events,
         webhooks=parts.webhooks,
         throttle=parts.throttle,
+        leaks=parts.leaks,
+        scanner=_open_scanner(settings),
         public_url=settings.effective_public_url,
         trusted_proxies=settings.trusted_proxies,
     )
@@ -451,6 +457,13 @@ def _create_api(services: "Services") -> "App":
     from entrepot.web.api.app import create_api
 
     return create_api(services)
+
+
+def _open_scanner(settings: Settings) -> "Scanner | None":
+    from entrepot.accounts.scanners import Scanner
+
+    wanted = settings.secret_scanning
+    return Scanner(wanted.keys_url, wanted.public_keys) if wanted.enabled else None
 
 
 def _read_redirects(parts: Parts) -> "Redirects | None":

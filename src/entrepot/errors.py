@@ -278,6 +278,10 @@ class WorkloadTokenInvalid(Unauthenticated):
     """A token of a workload's platform that does not hold."""
 
 
+class SignatureInvalid(Unauthenticated):
+    """A report whose signature is missing, or not that of who should have sent it."""
+
+
 class Denied(EntrepotError):
     """We know who asks, and they may not do this."""
 
@@ -359,6 +363,10 @@ class StorageUnavailable(Unavailable):
 
 class StorageFull(Unavailable):
     """There is no room left for what was sent."""
+
+
+class ScannerUnavailable(Unavailable):
+    """The public keys of whoever reports leaked secrets cannot be fetched."""
 
 
 class ClientGone(EntrepotError):

@@ -220,6 +220,22 @@ class Log(_Group):
     level: LogLevel = Field(default=LogLevel.INFO, description="The least severe lines that are written.")
 
 
+class SecretScanning(_Group):
+    """Reports of leaked secrets, in the shape of GitHub's secret scanning partner program."""
+
+    enabled: bool = Field(
+        default=False, description="Whether signed reports of leaked secrets are taken, and what they name is revoked."
+    )
+    keys_url: str = Field(
+        default="https://api.github.com/meta/public_keys/secret_scanning",
+        description="Where the scanner publishes its keys; empty: only `PUBLIC_KEYS` hold.",
+    )
+    public_keys: dict[str, str] = Field(
+        default_factory=dict,
+        description="P-256 public keys (PEM) of scanners, by identifier, as JSON; these are not fetched.",
+    )
+
+
 class Replication(_Group):
     """How content is copied from sources."""
 
@@ -326,6 +342,7 @@ class Settings(BaseSettings):
     log: Log = Log()
     replication: Replication = Replication()
     oidc: Oidc = Oidc()
+    secret_scanning: SecretScanning = SecretScanning()
 
     @classmethod
     def settings_customise_sources(

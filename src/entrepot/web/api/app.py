@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from entrepot import __version__
 from entrepot.accounts.key_rates import Allowance
 from entrepot.errors import EntrepotError, RequestInvalid, TooLarge
-from entrepot.web.api import accounts, administration, events, keys, usage, webhooks
+from entrepot.web.api import accounts, administration, events, keys, secret_scanning, usage, webhooks
 from entrepot.web.api.errors import answer_error, answer_http_error, answer_invalid_body, problem
 from entrepot.web.api.openapi import Api
 from entrepot.web.api.services import Services
@@ -43,6 +43,7 @@ def create_api(services: Services) -> FastAPI:
     api.include_router(webhooks.router, prefix=_PREFIX)
     api.include_router(administration.router, prefix=_PREFIX)
     api.include_router(keys.router, prefix=_PREFIX)
+    api.include_router(secret_scanning.router, prefix=_PREFIX)
     api.add_exception_handler(EntrepotError, answer_error)
     api.add_exception_handler(RequestValidationError, answer_invalid_body)
     api.add_exception_handler(HTTPException, answer_http_error)
@@ -102,13 +103,15 @@ class _BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
         received = 0
+        is_report = scope.get("path") == _PREFIX + secret_scanning.PATH
+        limit = secret_scanning.MAX_REPORT_BYTES if is_report else MAX_BODY_BYTES
 
         async def receive_limited() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > MAX_BODY_BYTES:
-                raise TooLarge(f"the body has more than {MAX_BODY_BYTES} bytes, which is the limit")
+            if received > limit:
+                raise TooLarge(f"the body has more than {limit} bytes, which is the limit")
             if message["type"] == "http.disconnect" and scope["type"] == "http" and not scope.get("entrepot.status"):
                 raise RequestInvalid("the client went away before its body was complete")
             return message
