@@ -4,6 +4,7 @@ import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench.servers import Server, find_program
 
@@ -39,8 +40,9 @@ def run_wrk(
     seconds: int,
     authorization: str = "",
     headers: Mapping[str, str] | None = None,
+    script: Path | None = None,
 ) -> Result:
-    """GET `path` over and over on `connections` connections for `seconds`."""
+    """GET `path` over and over on `connections` connections for `seconds`, or what a script for wrk says."""
     command = [find_program("wrk"), "-t2" if connections > 1 else "-t1", f"-c{connections}", f"-d{seconds}s"]
     command += [
         "--latency",
@@ -53,6 +55,8 @@ def run_wrk(
     ]
     for name, value in (headers or {}).items():
         command += ["-H", f"{name}: {value}"]
+    if script is not None:
+        command += ["-s", str(script)]
     before = server.cpu_seconds()
     output = subprocess.run([*command, server.url + path], capture_output=True, text=True, check=True).stdout
     cpu = server.cpu_seconds() - before

@@ -76,12 +76,13 @@ class Wire(Protocol):
 
 def publish(connection: sa.Connection, topic: str, key: str, now: datetime) -> None:
     """Tell every process, once this transaction commits, that `key` of `topic` changed."""
-    done = connection.execute(signals.insert().values(topic=topic, key=key, at=now))
+    done = connection.execute(_INSERT, {"topic": topic, "key": key, "at": now})
     (number,) = done.inserted_primary_key or (0,)
     connection.info.setdefault(_PUBLISHED, []).append(Notice(topic, key, number, now.timestamp()))
 
 
 _PUBLISHED = "entrepot.published"
+_INSERT = signals.insert()
 
 
 def _read_after(connection: sa.Connection, last_id: int, gaps: Iterable[int]) -> list[Notice]:
