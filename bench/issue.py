@@ -131,7 +131,8 @@ def _rows(number: int) -> dict[sa.Table, list[dict[str, object]]]:
         tables.accounts: [account],
         tables.credentials: [credential],
         tables.account_steps: [
-            {"account_id": account_id, "step": step, "at": _LONG_AGO} for step in ("signed_up", "credential_issued")
+            {"account_id": account_id, "at": _LONG_AGO, "week": _LONG_AGO, "plan": "publisher", "took": 0, "step": step}
+            for step in ("signed_up", "credential_issued")
         ],
         tables.audit: [note | {"action": action} for action in ("account.created", "credential.issued")],
     }
