@@ -263,6 +263,26 @@ class TestServe:
         assert float(match[1]) == 20
         assert "entrepot_http_request_seconds_bucket" in metrics
 
+    def test_every_process_measures_revocation(self, entrepot: Entrepot, tmp_path: Path) -> None:
+        """Whoever revokes: here a command, of which the server's two processes hear by the database."""
+        entrepot.run("plan", "apply", write(tmp_path, "plans.yaml", PLANS))
+        name = entrepot.issue("user-1", "free").account
+        with entrepot.serving("--workers", "2", "--no-jobs"), httpx.Client(base_url=entrepot.url) as http:
+
+            def count() -> float:
+                found = re.search(r"entrepot_revocation_lag_seconds_count (\S+)", http.get("/metrics").text)
+                return 0 if found is None else float(found[1])
+
+            before = count()
+            entrepot.run("account", "suspend", name)
+            deadline = time.monotonic() + 20
+            while count() < before + 2 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert count() == before + 2
+            late = re.search(r'entrepot_revocation_lag_seconds_bucket{le="60.0"} (\S+)', http.get("/metrics").text)
+        assert late is not None
+        assert float(late[1]) == before + 2
+
     def test_logs_are_json_where_there_is_no_terminal_and_hold_no_secret(
         self, entrepot: Entrepot, tmp_path: Path
     ) -> None:
