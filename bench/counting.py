@@ -50,8 +50,11 @@ def measure(console: Console, folder: Path, *, workers: int, seconds: int) -> li
 def create_uncounted_app() -> "Front":
     """The application of one server process, as `bootstrap.create_app` makes it, which counts nothing."""
     from entrepot import bootstrap
+    from entrepot.access.visitors import Visitor
+    from entrepot.accounts.rechecks import Rechecks
     from entrepot.accounts.usage import UsageCounter
     from entrepot.settings import load_settings
+    from entrepot.web.visitors import Visitors
 
     class Uncounted(UsageCounter):
         def count_pull(self, *_: object) -> None:
@@ -60,11 +63,13 @@ def create_uncounted_app() -> "Front":
         def count_content(self, *_: object) -> None:
             """Nothing."""
 
+    nobody = Visitor("", "")
+    Visitors.of = lambda _self, _scope: nobody  # type: ignore[method-assign]
     bootstrap.die_with_parent()
     settings = load_settings()
     bootstrap.configure_logging(settings)
     parts = bootstrap.build_parts(settings)
-    return bootstrap.build_app(replace(parts, usage=Uncounted(parts.database)))
+    return bootstrap.build_app(replace(parts, usage=Uncounted(parts.database, Rechecks(), parts.limiter)))
 
 
 def _serve() -> None:
