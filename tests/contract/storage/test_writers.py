@@ -16,6 +16,7 @@ from entrepot.errors import AccountUnknown, DatabaseUnavailable
 from entrepot.storage import database as database_module
 from entrepot.storage.database import Database
 from entrepot.storage.tables import installation
+from entrepot.storage.turns import Turns
 
 
 @pytest.fixture
@@ -78,8 +79,16 @@ def test_a_process_that_writes_all_the_time_lets_others_write(url: str, database
         other.join()
 
 
+def test_who_waits_too_long_for_a_turn_goes_on(tmp_path: Path) -> None:
+    """A process that was stopped in its turn keeps it; SQLite's own lock then decides."""
+    with Turns(tmp_path / "x", 10).take():
+        asked_at = time.monotonic()
+        with Turns(tmp_path / "x", 0.2).take():
+            assert time.monotonic() - asked_at >= 0.2
+
+
 def test_turns_are_no_must(url: str, database: Database, tmp_path: Path) -> None:
-    """Who may not make the files of the line, or whose neighbour keeps it for ever, writes all the same."""
+    """Who may not make the files of the line writes all the same."""
     for name in ("entrepot.db-line", "entrepot.db-turn"):
         (tmp_path / name).unlink(missing_ok=True)
         (tmp_path / name).mkdir()
