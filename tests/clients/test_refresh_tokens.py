@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.clients.conftest import Layout
 from tests.clients.test_images import said
-from tests.clients.tools import Docker, Skopeo
+from tests.clients.tools import Docker, Helm, Skopeo
 from tests.support.programs import Credential, Entrepot, require, run
 
 
@@ -46,6 +46,20 @@ def test_docker_pulls_through_the_grace_of_a_rotation_and_no_longer(docker: Dock
     done = docker.pull(registry.host, "smm/busybox:v1")
     assert done.returncode != 0
     assert "this credential was revoked" in said(done)
+
+
+def test_helm_3_stores_no_secret_and_pulls(registry: Entrepot, chart: Path, tmp_path: Path) -> None:
+    credential = registry.issue(str(uuid.uuid4()), "free")
+    helm = Helm("helm3", tmp_path)
+    assert helm.login(registry.host, credential.username, credential.secret).returncode == 0
+    kept = (tmp_path / "CONFIG" / "registry" / "config.json").read_text()
+    assert json.loads(kept)["auths"][registry.host]["identitytoken"].startswith("entr_")
+    assert credential.secret not in kept
+    done = helm.pull(registry.host, "charts/hello", "1.0.0")
+    assert done.returncode == 0, said(done)
+    assert helm.pulled.read_bytes() == chart.read_bytes()
+    registry.run("account", "suspend", credential.account)
+    assert helm.pull(registry.host, "charts/hello", "1.0.0").returncode != 0
 
 
 def test_others_read_what_docker_stored(docker: Docker, registry: Entrepot, tmp_path: Path) -> None:
