@@ -32,7 +32,7 @@ def upsert_all(connection: sa.Connection, table: sa.Table, rows: Rows) -> None:
     """Insert the rows, or give those whose primary keys are there these values; all rows name the same columns."""
     if not rows:
         return
-    statement = _insert(connection, table)
+    statement = _insert(table, connection.dialect.name)
     key = _key(table)
     values = {name: statement.excluded[name] for name in rows[0] if name not in key}
     connection.execute(statement.on_conflict_do_update(index_elements=key, set_=values), rows)
@@ -76,7 +76,7 @@ def raise_and_add(connection: sa.Connection, table: sa.Table, rows: Rows, column
     """Raise `column` of each row to at least `known`, then add `added`; a row that is not there had nothing."""
     if not rows:
         return
-    statement = _insert(connection, table)
+    statement = _insert(table, connection.dialect.name)
     known = sa.bindparam("known", type_=sa.BigInteger)
     least = sa.case((table.c[column] < known, known), else_=table.c[column])
     values = {column: least + sa.bindparam("added", type_=sa.BigInteger)}

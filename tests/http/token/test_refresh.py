@@ -150,6 +150,16 @@ async def test_is_worth_nothing_changed(served: Served, customer: RegistryClient
         assert (await refresh(served, mixed.write().reveal()))[0] == 401
 
 
+async def test_guesses_are_slowed_down_and_owners_are_not(tmp_path: Path) -> None:
+    async with serve(tmp_path / "data", throttle={"failures_per_site": 3}) as served:
+        customer = await served.client("free")
+        token = await log_in(served, customer)
+        for wrong in ("entr_" + "A" * 90, token[:-1], "", (await customer.token(API))):
+            statuses = [(await refresh(served, wrong))[0] for _ in range(4)]
+            assert statuses[-1] == 429
+        assert (await refresh(served, token))[0] == 200
+
+
 async def test_needs_no_row(served: Served, customer: RegistryClient) -> None:
     """What is used most must not write; a login is counted like any other, a moment later."""
     await served.parts.usage.flush()
