@@ -50,7 +50,11 @@ def free_port() -> int:
 
 
 def run(
-    *command: str | Path, environment: Mapping[str, str] | None = None, stdin: str | None = None, timeout: float = 300
+    *command: str | Path,
+    environment: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+    timeout: float = 300,
+    folder: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end; never raises for its exit code."""
     return subprocess.run(
@@ -60,6 +64,7 @@ def run(
         capture_output=True,
         text=True,
         timeout=timeout,
+        cwd=folder,
         check=False,
     )
 

@@ -42,6 +42,7 @@ def test_every_answer_is_as_the_document_says(entrepot: Entrepot, tmp_path: Path
             *("--max-examples", "25", "--continue-on-failure", "--request-timeout", "30", "--no-color"),
             environment={"SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
             timeout=280,
+            folder=tmp_path,
         )
         # Whatever was sent, a line of the log is one line, and holds no secret.
         forged = "/api/v1/plans/a%0a%7B%22event%22%3A%22forged%22%7D%0d%1b[31m%E2%80%A8b"

@@ -4,7 +4,16 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    model_validator,
+)
 
 from entrepot.accounts.audit import AuditRow
 from entrepot.accounts.events import EventType
@@ -114,7 +123,7 @@ class WebhookRequest(RequestBody):
     types: list[EventType] | None = Field(
         None, min_length=1, description="The events that are wanted; null: all.", examples=[["pull.first"]]
     )
-    enabled: bool = True
+    enabled: StrictBool = True
 
 
 class WebhookSecretRequest(RequestBody):

@@ -75,6 +75,8 @@ def _describe(status: int) -> dict[str, Any]:
 
 
 def _add_refusals(path: str, method: str, operation: dict[str, Any]) -> None:
-    wanted = [*_EVERYWHERE, *(_NAMED if "{" in path else ()), *(_CHANGING if method in _CHANGES else ())]
+    wanted = {*_EVERYWHERE, *(_NAMED if "{" in path else ()), *(_CHANGING if method in _CHANGES else ())}
+    # Those that a route names itself are described here all the same.
+    wanted |= {status for status in _NAMED if str(status) in operation["responses"]}
     for status in sorted(wanted):
         operation["responses"][str(status)] = {"$ref": f"#/components/responses/{_name(status)}"}

@@ -48,7 +48,7 @@ class Label(BaseModel):
 _report = TypeAdapter(Annotated[list[Alert], Field(max_length=_MAX_FINDINGS)])
 
 
-@router.post(PATH)
+@router.post(PATH, responses={404: {}})
 async def receive_alerts(request: Request) -> list[Label]:
     """Revoke the secrets of a signed report that are ours, and tell which are."""
     services: Services = request.app.state.services
