@@ -9,7 +9,7 @@ import pytest
 from entrepot.accounts.events import EventType
 from entrepot.accounts.usage_records import Reached
 from entrepot.storage import tables
-from tests.http.api.test_api import ACCOUNTS, ADA, Api, assert_problem, key
+from tests.support.api import ACCOUNTS, ADA, Api, assert_problem, key
 from tests.support.reference import documented_events
 from tests.support.served import RegistryClient, Served, rows_of
 
