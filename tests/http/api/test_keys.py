@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from entrepot.accounts.key_rates import KeyRates
+from entrepot.bootstrap import _open_counters
 from tests.support.api import ACCOUNTS, ADA, API_KEYS, Api, assert_problem, key
 from tests.support.served import Served
 
@@ -176,6 +178,31 @@ async def test_a_rate_is_kept_and_told(served: Served, monkeypatch: pytest.Monke
     assert "ratelimit-limit" not in (await free.call("GET", ACCOUNTS)).headers
     monkeypatch.setattr(served.parts.key_rates, "_clock", lambda: 1_800_000_060.0)
     assert (await slow.call("GET", ACCOUNTS)).status_code == 200
+
+
+async def test_a_rate_is_counted_over_all_processes(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def clock() -> float:
+        return 1_800_000_012.3
+
+    slow = await key(served, "slow", "accounts:read", requests_per_minute=4)
+    monkeypatch.setattr(served.parts.key_rates, "_clock", clock)
+    for _ in range(3):
+        assert (await slow.call("GET", ACCOUNTS)).status_code == 200
+    (held,) = [one for one in await served.parts.api_keys.list_keys() if one.name == "slow"]
+    counters = _open_counters(served.parts.settings, served.parts.database, capacity=10)
+    other = KeyRates(counters, clock)
+    try:
+        taken = other.take(held)
+        assert taken is not None
+        assert taken.is_granted
+        for one in (served.parts.key_rates._counters, counters):
+            assert await one.settle()
+        refused = other.take(held)
+        assert refused is not None
+        assert not refused.is_granted
+    finally:
+        await other.stop()
+        other.close()
 
 
 async def test_the_last_use_is_written_down_to_the_minute_and_not_per_request(
