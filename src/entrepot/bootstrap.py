@@ -3,6 +3,7 @@
 Nothing below this module reads settings, and nothing is global: what a part needs comes through its constructor.
 """
 
+import asyncio
 import ctypes
 import hmac
 import multiprocessing
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +71,7 @@ from entrepot.storage.signals import Signals
 
 if TYPE_CHECKING:
     from entrepot.storage.redis_wire import RedisWire
+    from entrepot.web.api.services import Services
     from entrepot.web.asgi import App
     from entrepot.web.front import Front
     from entrepot.web.oci.pull import Redirects
@@ -325,12 +328,29 @@ def create_app() -> "Front":
     return build_app(build_parts(settings))
 
 
+def load_faces() -> None:
+    """Load all that `build_app` needs, so that processes which are forked from this one need not."""
+    for name in (
+        "api.services",
+        "front",
+        "later",
+        "listening",
+        "oci.face",
+        "ops",
+        "refusals",
+        "token.face",
+        "visitors",
+    ):
+        import_module(f"entrepot.web.{name}")
+
+
 def build_app(parts: Parts) -> "Front":
     """The ASGI application over `parts`, which it closes when it stops."""
     # Loaded here, so that commands which serve nothing do not wait for it.
-    from entrepot.web.api.app import create_api
     from entrepot.web.api.services import Services
     from entrepot.web.front import Front
+    from entrepot.web.later import Later
+    from entrepot.web.listening import give_up_unread
     from entrepot.web.oci.face import OciFace
     from entrepot.web.ops import OpsFace
     from entrepot.web.refusals import Refusals
@@ -386,20 +406,33 @@ def build_app(parts: Parts) -> "Front":
         ("/v2", oci),
         ("/v2/", oci),
         (TOKEN_PATH, token),
-        ("/api/", create_api(services)),
+        ("/api/", Later(lambda: _create_api(services))),
         ("/livez", ops),
         ("/readyz", ops),
         ("/metrics", ops),
     ]
 
+    tasks: set[asyncio.Task[None]] = set()
+
     async def starting() -> None:
         await parts.start()
+        tasks.add(asyncio.create_task(give_up_unread(settings.limits.stall_seconds)))
 
     async def stopping() -> None:
+        for task in tasks:
+            task.cancel()
         await parts.stop()
         close_parts(parts)
 
     return Front(faces, starting=starting, stopping=stopping)
+
+
+def _create_api(services: "Services") -> "App":
+    # Its framework takes as long to load as all the rest, and much of the memory; servers that only serve pulls need
+    # neither.
+    from entrepot.web.api.app import create_api
+
+    return create_api(services)
 
 
 def _read_redirects(parts: Parts) -> "Redirects | None":

@@ -91,7 +91,7 @@ class Limits(_Group):
     stall_seconds: float = Field(
         default=60.0,
         gt=0,
-        description="How long a client may send nothing in the middle of a body before it is given up.",
+        description="How long a client may send nothing of a body or read nothing of an answer before it is given up.",
     )
 
 

@@ -227,7 +227,7 @@ class TestServe:
             for line in ("plan apply", "replicate apply", "api-key create", "/api/docs", "/metrics"):
                 assert line in greeting
             server.popen.send_signal(signal.SIGINT)
-            assert server.popen.wait(15) == 0
+            assert server.popen.wait(60) == 0
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", entrepot.port)) != 0
 
@@ -285,7 +285,7 @@ class TestServe:
                 http.get("/v2/", headers={"Authorization": f"Bearer {token}x"})
         finally:
             server.terminate()
-            server.wait(15)
+            server.wait(60)
         text = log.read_text()
         lines = [json.loads(line) for line in text.splitlines()]
         assert all("event" in line and "level" in line for line in lines)
@@ -300,13 +300,13 @@ class TestServe:
             assert status(entrepot)["status"] == "queued"
             worker = subprocess.Popen([str(part) for part in entrepot.command("worker")], stdout=subprocess.DEVNULL)
             try:
-                deadline = time.monotonic() + 30
+                deadline = time.monotonic() + 90
                 while status(entrepot)["status"] != "failed":  # its source cannot be reached
                     assert time.monotonic() < deadline
                     time.sleep(0.3)
             finally:
                 worker.send_signal(signal.SIGTERM)
-                assert worker.wait(15) == 0
+                assert worker.wait(60) == 0
 
 
 class _Logged:

@@ -224,7 +224,7 @@ def _wait(process: Process, is_ready: object) -> None:
 
     import pytest
 
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while time.monotonic() < deadline and process.popen.poll() is None:
         if is_ready():  # type: ignore[operator]
             return

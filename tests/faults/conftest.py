@@ -11,13 +11,17 @@ from tests.support.hostile import HostileRegistry, serving
 from tests.support.served import TESTER, Served
 
 RULE = "all"
+# For sources that answer, however busy the machine; and for those of whose silence a test is about.
+PATIENT = Deadlines(connect_seconds=30, idle_seconds=30, answer_seconds=30)
+IMPATIENT = Deadlines(connect_seconds=5, idle_seconds=1, answer_seconds=2)
 
 
 class Replicating:
-    """Replication from a hostile registry into the served application, impatient enough for tests."""
+    """Replication from a hostile registry into the served application."""
 
     def __init__(self, served: Served) -> None:
         self.served = served
+        self.deadlines = PATIENT
         self.replications = Replications(
             served.parts.database,
             served.parts.registry,
@@ -25,7 +29,7 @@ class Replicating:
             concurrency=4,
             open_source=lambda spec: open_registry(
                 spec,
-                deadlines=Deadlines(connect_seconds=1, idle_seconds=0.5, answer_seconds=1),
+                deadlines=self.deadlines,
                 backoff=Backoff(attempts=3, first_seconds=0.01, most_seconds=0.05),
             ),
         )

@@ -31,7 +31,7 @@ from obstore.store import S3Store
 from entrepot.storage.database import Database
 from tests.support.programs import Process, free_port, require, run_well, running, wait_for
 
-_START_SECONDS = 60
+_START_SECONDS = 120
 ACCESS_KEY, SECRET_KEY = "entrepot-tests", "secret-of-the-tests"
 
 
@@ -245,7 +245,7 @@ def _make_bucket(endpoint: str) -> bool:
     store = S3Store("entrepot", endpoint=endpoint, client_options={"allow_http": True})
     url = obstore.sign(store, "PUT", "", timedelta(seconds=60))
     try:
-        urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=5).close()
+        urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=20).close()
         obstore.put(store, "probe", b"x")
     except urllib.error.HTTPError as error:
         return error.code == 409

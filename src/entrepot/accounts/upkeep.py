@@ -82,7 +82,6 @@ class Upkeep:
             "audit": partial(records.drop_audit, before=now - kept.audit, limit=upkeep_records.BATCH),
             "events": partial(upkeep_records.drop_events, before=now - kept.events),
             "answers": partial(upkeep_records.drop_answers, before=now - kept.idempotent_answers),
-            "counters": partial(upkeep_records.drop_counters, now=now),
         }
 
 

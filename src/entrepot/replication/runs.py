@@ -37,7 +37,6 @@ from entrepot.replication.concurrency import for_each
 from entrepot.replication.copy import GraphCopy
 from entrepot.replication.differences import Change, Item, plan_items
 from entrepot.replication.events import Event, ItemFailed, ItemFinished, Listed, RepositoryFailed, Tell
-from entrepot.replication.registry_source import open_registry
 from entrepot.replication.report import Report
 from entrepot.replication.rules import Rule, RuleFile, SourceSpec
 from entrepot.replication.source import Source
@@ -82,6 +81,14 @@ def silent(_: Event) -> None:
     """Tells nobody."""
 
 
+def open_source(spec: SourceSpec) -> AbstractAsyncContextManager[Source]:
+    """The source of `spec`. Raises SourceLoginMissing."""
+    # Loaded here: the HTTP client takes long to load, and most processes copy nothing.
+    from entrepot.replication.registry_source import open_registry  # noqa: PLC0415
+
+    return open_registry(spec)
+
+
 class Replications:
     """Every source, rule and run."""
 
@@ -92,7 +99,7 @@ class Replications:
         clock: Clock,
         *,
         concurrency: int,
-        open_source: OpenSource = open_registry,
+        open_source: OpenSource = open_source,
         beat_seconds: float = 3,
         silence_seconds: float = 15,
     ) -> None:

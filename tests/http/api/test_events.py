@@ -66,7 +66,7 @@ class TestEvents:
         async def pull(*tags: str) -> None:
             # As a process that was started just now, and knows of nothing.
             served.parts.usage._reached = Reached()
-            served.parts.usage._recent.clear()
+            served.parts.usage._rechecks._recent.clear()
             for tag in tags:
                 assert (await customer.call("GET", f"/v2/smm/api/manifests/{tag}")).status_code == 200
                 await served.parts.usage.flush()

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,15 @@ async def get(served: Served, path: str, headers: dict[str, str] | None = None) 
     answer = await served.http.get(path, headers=headers or {})
     error = answer.json()["errors"][0] if answer.status_code >= 400 else {"code": "", "message": ""}
     return answer.status_code, error["code"], error["message"]
+
+
+async def verify_soon(is_so: Callable[[], Awaitable[bool]]) -> None:
+    """Whatever is asked for more than a second after a change, made just now, shows it, however long that takes."""
+    changed_at = begun_at = time.monotonic()
+    while not await is_so():
+        assert begun_at - changed_at < 1
+        await asyncio.sleep(0.005)
+        begun_at = time.monotonic()
 
 
 async def test_challenge_names_realm_service_and_scope(served: Served) -> None:
@@ -235,11 +245,12 @@ class TestRevocation:
         async with serve(tmp_path / "data") as other:
             assert (await get(other, MANIFEST, bearer(token)))[0] == 200
             credential = customer.credential
-            begun = time.perf_counter()
             await served.parts.accounts.revoke_credential(credential.username, credential.id, TESTER)
-            while (await get(other, MANIFEST, bearer(token)))[0] == 200:
-                assert time.perf_counter() - begun < 1
-                await asyncio.sleep(0.005)
+
+            async def is_refused() -> bool:
+                return (await get(other, MANIFEST, bearer(token)))[0] != 200
+
+            await verify_soon(is_refused)
 
     async def test_moved_and_deleted_tag_in_another_process_within_a_second(
         self, publisher: RegistryClient, token: str, tmp_path: Path
@@ -247,15 +258,17 @@ class TestRevocation:
         async with serve(tmp_path / "data") as other:
             assert (await get(other, MANIFEST, bearer(token)))[0] == 200
             moved = await publisher.push_image("smm/api", "v1")
-            begun = time.perf_counter()
-            while (await other.http.get(MANIFEST, headers=bearer(token))).content != moved.manifest:
-                assert time.perf_counter() - begun < 1
-                await asyncio.sleep(0.005)
+
+            async def is_moved() -> bool:
+                return (await other.http.get(MANIFEST, headers=bearer(token))).content == moved.manifest
+
+            await verify_soon(is_moved)
             await publisher.call("DELETE", MANIFEST)
-            begun = time.perf_counter()
-            while (await get(other, MANIFEST, bearer(token)))[0] != 404:
-                assert time.perf_counter() - begun < 1
-                await asyncio.sleep(0.005)
+
+            async def is_gone() -> bool:
+                return (await get(other, MANIFEST, bearer(token)))[0] == 404
+
+            await verify_soon(is_gone)
 
 
 class TestUsage:

@@ -77,7 +77,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("account_id", "step", name=op.f("pk_account_steps")),
     )
     op.create_index(
-        op.f("ix_account_steps_week"), "account_steps", ["week", "plan", "step", "took", "created_by"], unique=False
+        op.f("ix_account_steps_week_plan_step_took_created_by"),
+        "account_steps",
+        ["week", "plan", "step", "took", "created_by"],
+        unique=False,
     )
     op.create_table(
         "events",
