@@ -14,7 +14,8 @@ import pytest
 import sqlalchemy as sa
 from aiohttp import web
 
-from entrepot.accounts.issuers import Issuer, IssuerKeys
+from entrepot.accounts.issuer_keys import IssuerKeys
+from entrepot.accounts.issuers import Issuer
 from entrepot.errors import IssuerUnavailable, SettingsInvalid, WorkloadTokenInvalid
 from entrepot.settings import Settings
 from entrepot.storage.tables import api_keys
