@@ -26,7 +26,7 @@ from entrepot.access.destinations import Destinations
 from entrepot.access.keys import Keys
 from entrepot.access.workloads import ClaimPattern, Workload
 from entrepot.accounts.answers import Answers
-from entrepot.accounts.api_keys import ApiKeys
+from entrepot.accounts.api_keys import ADMIN_LIMITED, ApiKeys
 from entrepot.accounts.audit import AuditLog
 from entrepot.accounts.authentication import Authenticator
 from entrepot.accounts.deliveries import Deliveries
@@ -313,10 +313,8 @@ def _read_workload(wanted: OidcWorkload) -> Workload:
         )
     except (GlobInvalid, RequestInvalid) as error:
         raise SettingsInvalid(f"ENTREPOT_OIDC__ISSUERS, workload {wanted.name}: {error}") from error
-    if workload.own_accounts_only and ApiScope.ADMIN in workload.scopes:
-        raise SettingsInvalid(
-            f"ENTREPOT_OIDC__ISSUERS, workload {wanted.name}: with the scope admin, own_accounts_only limits nothing"
-        )
+    if ApiScope.ADMIN in workload.scopes and (workload.own_accounts_only or workload.plans is not None):
+        raise SettingsInvalid(f"ENTREPOT_OIDC__ISSUERS, workload {wanted.name}: {ADMIN_LIMITED}")
     return workload
 
 

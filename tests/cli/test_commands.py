@@ -9,6 +9,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -167,10 +168,34 @@ class TestApiKeys:
         listed = entrepot.run("api-key", "list", "--json")
         assert "platform" in listed
         assert created["secret"] not in listed
+        rotated = json.loads(entrepot.run("api-key", "rotate", "platform", "--overlap-seconds", "60", "--json"))
+        assert rotated["secret"].startswith("entk_")
+        assert rotated["secret"] != created["secret"]
+        assert rotated["api_key"]["previous_until"] is not None
+        assert "earlier secret holds" in fail(entrepot, "api-key", "rotate", "platform")
         entrepot.run("api-key", "revoke", "platform")
         assert "platform" in entrepot.run("api-key", "list")
+        assert "revoked" in fail(entrepot, "api-key", "rotate", "platform")
         assert "accounts:write" in fail(entrepot, "api-key", "create", "other", "--scope", "everything")
         assert "gold" in fail(entrepot, "api-key", "create", "other", "--scope", "accounts:write", "--plan", "gold")
+
+    def test_limits(self, entrepot: Entrepot) -> None:
+        limits = ("--network", "10.0.0.0/8", "--network", "::1", "--rate", "600", "--own-accounts-only")
+        create = ("api-key", "create", "limited", "--scope", "accounts:write", *limits)
+        for expires, words in (("soon", "such as 90d"), ("2020-01-01", "past"), ("1000000d", "such as 90d")):
+            assert words in fail(entrepot, *create, "--expires", expires)
+        key = json.loads(entrepot.run(*create, "--expires", "90d", "--json"))["api_key"]
+        assert (key["networks"], key["requests_per_minute"]) == (["10.0.0.0/8", "::1/128"], 600)
+        assert key["own_accounts_only"]
+        lifetime = datetime.fromisoformat(key["expires_at"]) - datetime.now(UTC)
+        assert timedelta(days=89) < lifetime <= timedelta(days=90)
+        shown = entrepot.run("api-key", "list")
+        for text in ("10.0.0.0/8, ::1/128, 600/min, own accounts", key["expires_at"][:10]):
+            assert text in shown
+        dated = entrepot.run(
+            "api-key", "create", "dated", "--scope", "accounts:read", "--expires", "2099-01-31", "--json"
+        )
+        assert json.loads(dated)["api_key"]["expires_at"] == "2099-01-31T00:00:00Z"
 
 
 class TestReplication:

@@ -1,13 +1,14 @@
 """A program that signs customers up with no secret but its login at a real OIDC provider (npm's oidc-provider)."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support.programs import TOOLS, Entrepot, free_port, require, running, wait_for
+from tests.support.programs import TOOLS, Entrepot, free_port, require, run_well, running, wait_for
 
 AUDIENCE = "https://entrepot.example.com"
 PROVIDER = """
@@ -24,6 +25,19 @@ const indicators = { enabled: true, defaultResource: () => resource, getResource
 const features = { clientCredentials: { enabled: true }, resourceIndicators: indicators };
 new Provider(`http://127.0.0.1:${port}`, { clients: [client], features }).listen(port, '127.0.0.1');
 """
+
+
+HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "use-workload-identity.md"
+
+
+def run_exchange_of_the_how_to(url: str, token: str, folder: Path) -> str:
+    """What the how-to's script gets, as somebody would copy it."""
+    require("jq")
+    file = folder / "token"
+    file.write_text(f"{token}\n")
+    (script,) = re.findall(r"```sh\n(key=.*?)```", HOW_TO.read_text(encoding="utf-8"), re.DOTALL)
+    script = script.replace("https://registry.example.com", url).replace("/var/run/registry/token", str(file))
+    return run_well("sh", "-eu", "-c", f'{script}\nprintf %s "$key"')
 
 
 @pytest.fixture
@@ -64,5 +78,6 @@ def test_a_client_of_a_real_provider_signs_a_customer_up(
             with httpx.Client(base_url=entrepot.url, headers=headers) as fresh:
                 assert fresh.post("/api/v1/accounts", json=body).status_code == 201
         assert http.get("/api/v1/plans", headers=headers).status_code == 403
+        assert run_exchange_of_the_how_to(entrepot.url, got.json()["access_token"], tmp_path).startswith("entk_")
         tampered = got.json()["access_token"][:-4] + "AAAA"
         assert http.post("/api/v1/oidc/token", json={"token": tampered}).status_code == 401

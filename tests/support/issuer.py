@@ -1,6 +1,7 @@
 """An issuer of workloads' tokens, as a Kubernetes API server is one, that can be told to misbehave."""
 
 import json
+import ssl
 import time
 import uuid
 from collections import Counter
@@ -92,17 +93,17 @@ class FakeIssuer:
 
 
 @asynccontextmanager
-async def issuing() -> AsyncIterator[FakeIssuer]:
+async def issuing(tls: ssl.SSLContext | None = None) -> AsyncIterator[FakeIssuer]:
     """An issuer, listening."""
     issuer = FakeIssuer()
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", issuer.answer)
     runner = web.AppRunner(application)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     assert runner.addresses
-    issuer.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    issuer.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{runner.addresses[0][1]}"
     try:
         yield issuer
     finally:

@@ -22,7 +22,8 @@ from entrepot.access.workloads import Workload
 from entrepot.accounts import key_records
 from entrepot.accounts.api_keys import ApiKey, ApiKeys
 from entrepot.accounts.audit import Actor
-from entrepot.accounts.issuers import Issuer, IssuerKeys
+from entrepot.accounts.issuer_keys import IssuerKeys
+from entrepot.accounts.issuers import Issuer
 from entrepot.errors import RateExceeded, WorkloadDenied, WorkloadTokenInvalid
 from entrepot.storage.clock import Clock
 from entrepot.storage.database import Database

@@ -3,9 +3,11 @@
 import asyncio
 import base64
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,13 +16,15 @@ import pytest
 import sqlalchemy as sa
 from aiohttp import web
 
-from entrepot.accounts.issuers import Issuer, IssuerKeys
+from entrepot.accounts.issuer_keys import IssuerKeys
+from entrepot.accounts.issuers import Issuer
 from entrepot.errors import IssuerUnavailable, SettingsInvalid, WorkloadTokenInvalid
 from entrepot.settings import Settings
 from entrepot.storage.tables import api_keys
 from tests.support.api import ACCOUNTS, ADA, API_KEYS, Api, assert_problem
 from tests.support.issuer import AUDIENCE, DISCOVERY, HOUR, KEYS, FakeIssuer, issuing, jwk, private_key, public_pem
-from tests.support.served import Served, rows_of
+from tests.support.served import Served, rows_of, serve
+from tests.support.servers import make_certificate
 
 EXCHANGE = "/api/v1/oidc/token"
 WORKLOAD = {
@@ -245,9 +249,7 @@ async def test_all_keys_of_a_workload_share_its_rate_and_their_number_is_bounded
     assert len(names) == 3
 
 
-async def test_a_server_without_issuers_says_so(tmp_path: Any) -> None:
-    from tests.support.served import serve
-
+async def test_a_server_without_issuers_says_so(tmp_path: Path) -> None:
     async with serve(tmp_path) as served:
         assert_problem(await exchange(served, "x.y.z"), 401, "ENTREPOT_OIDC__ISSUERS")
 
@@ -364,7 +366,7 @@ class TestKeysOfAnIssuer:
             with pytest.raises(WorkloadTokenInvalid):
                 await keys.get(name)
 
-    async def test_without_discovery_and_with_a_token_of_our_own(self, issuer: FakeIssuer, tmp_path: Any) -> None:
+    async def test_without_discovery_and_with_a_token_of_our_own(self, issuer: FakeIssuer, tmp_path: Path) -> None:
         token = tmp_path / "token"
         token.write_text("own\n")
         keys_url = f"{issuer.url}{KEYS}"
@@ -381,6 +383,16 @@ class TestKeysOfAnIssuer:
         with pytest.raises(IssuerUnavailable):
             await IssuerKeys(Issuer(issuer.url, AUDIENCE, (), token_file=token)).get(None)
 
+    async def test_its_certificate_must_hold(self, tmp_path: Path) -> None:
+        private, certificate = make_certificate(tmp_path)
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificate, private)
+        async with issuing(tls) as issuer:
+            await IssuerKeys(Issuer(issuer.url, AUDIENCE, (), ca_file=certificate)).get("first")
+            for ca_file in (None, tmp_path / "none"):
+                with pytest.raises(IssuerUnavailable):
+                    await IssuerKeys(Issuer(issuer.url, AUDIENCE, (), ca_file=ca_file)).get("first")
+
 
 @pytest.mark.parametrize(
     ("change", "words"),
@@ -395,7 +407,7 @@ class TestKeysOfAnIssuer:
     ],
     ids=str,
 )
-def test_a_setting_that_would_open_a_hole_is_refused(tmp_path: Any, change: dict[str, Any], words: str) -> None:
+def test_a_setting_that_would_open_a_hole_is_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     from entrepot.bootstrap import build_parts
 
     issuer = {"url": "https://issuer.example.com", "audience": AUDIENCE, "workloads": [WORKLOAD]} | change
