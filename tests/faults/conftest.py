@@ -3,9 +3,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from entrepot.replication.backoff import Backoff, Deadlines
-from entrepot.replication.registry_source import open_registry
 from entrepot.replication.rules import parse_rule_file
 from entrepot.replication.runs import Replications, Run
+from entrepot.replication.sources import Sources
 from entrepot.storage.clock import utc_now
 from tests.support.hostile import HostileRegistry, serving
 from tests.support.served import TESTER, Served
@@ -23,11 +23,10 @@ class Replicating:
             served.parts.registry,
             utc_now,
             concurrency=4,
-            open_source=lambda spec: open_registry(
-                spec,
+            open_source=Sources(
                 deadlines=Deadlines(connect_seconds=1, idle_seconds=0.5, answer_seconds=1),
-                backoff=Backoff(attempts=3, first_seconds=0.01, most_seconds=0.05),
-            ),
+                backoff=Backoff(attempts=3, first_seconds=0.01, most_seconds=0.05, patience_seconds=0.2),
+            ).open,
         )
 
     async def apply(self, url: str, **login: str) -> None:
