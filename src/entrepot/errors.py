@@ -333,6 +333,10 @@ class StorageFull(Unavailable):
     """There is no room left for what was sent."""
 
 
+class ArchiveUnwritable(Unavailable):
+    """An archive that was to be exported cannot be written where it was to go."""
+
+
 class ClientGone(EntrepotError):
     """The client went away, or stalled, before its body was complete; nothing of it is kept."""
 

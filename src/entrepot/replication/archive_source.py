@@ -30,6 +30,7 @@ from entrepot.replication.layouts import (
     CONTAINERD_NAME,
     INDEX,
     MARKER,
+    MAX_INDEX_BYTES,
     REF_NAME,
     Layout,
     LayoutBroken,
@@ -43,8 +44,6 @@ from entrepot.replication.source_specs import ArchiveSpec
 
 Tags = dict[RepositoryName, dict[Tag, Digest]]
 
-# 60,000 tags or so.
-_INDEX_BYTES = 16 * 1024 * 1024
 _MARKER_BYTES = 4096
 
 
@@ -135,11 +134,11 @@ async def open_archive(spec: ArchiveSpec) -> AsyncIterator[ArchiveSource]:
 def _read_tags(what: str, layout: Layout, default: RepositoryName | None) -> Tags:
     """The tags that a layout's index names."""
     with _file_errors(f"{what}: it is no OCI layout, which has the files {MARKER} and {INDEX}"):
-        marker, index = read_small(layout, MARKER, _MARKER_BYTES), read_small(layout, INDEX, _INDEX_BYTES)
+        marker, index = read_small(layout, MARKER, _MARKER_BYTES), read_small(layout, INDEX, MAX_INDEX_BYTES)
     if _find(marker, "imageLayoutVersion") != "1.0.0":
         raise SourceUnsupported(f"{what}: {MARKER} does not say version 1.0.0")
     if index is None:
-        raise SourceLied(f"{what}: {INDEX} has more than the {_INDEX_BYTES} bytes allowed for it")
+        raise SourceLied(f"{what}: {INDEX} has more than the {MAX_INDEX_BYTES} bytes allowed for it")
     tags: Tags = {}
     for number, (repository, tag, digest) in enumerate(_parse_entries(what, _find(index, "manifests"), default)):
         known = tags.setdefault(repository, {}).setdefault(tag, digest)

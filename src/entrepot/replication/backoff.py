@@ -86,7 +86,9 @@ class Tries:
             self._throttled += 1
             seconds = self._backoff.wait_seconds(self._throttled) if asked is None else asked
             if self._waited_seconds + seconds > self._backoff.patience_seconds:
-                raise type(error)(f"{error} (waited {self._waited_seconds:.0f} seconds for it)") from error
+                raise type(error)(
+                    f"{error} (waited {self._waited_seconds:.0f} seconds, {seconds:.0f} more are due)"
+                ) from error
             self._waited_seconds += seconds
         else:
             self._failures += 1

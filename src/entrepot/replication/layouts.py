@@ -25,6 +25,8 @@ INDEX: Final = "index.json"
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 CONTAINERD_NAME: Final = "io.containerd.image.name"
 
+# 60,000 tags or so.
+MAX_INDEX_BYTES: Final = 16 * 1024 * 1024
 _PIECE_BYTES = 1024 * 1024
 _NAMES = re.compile(r"oci-layout|index\.json|blobs/(?:sha256/[0-9a-f]{64}|sha512/[0-9a-f]{128})")
 _MAX_MEMBERS = 1_000_000
