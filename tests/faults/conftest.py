@@ -1,4 +1,5 @@
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -11,12 +12,18 @@ from tests.support.hostile import HostileRegistry, serving
 from tests.support.served import TESTER, Served
 
 RULE = "all"
+IMPATIENT = Deadlines(connect_seconds=1, idle_seconds=0.5, answer_seconds=1)
 
 
 class Replicating:
     """Replication from a hostile registry into the served application, impatient enough for tests."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(
+        self,
+        served: Served,
+        deadlines: Deadlines = IMPATIENT,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.served = served
         self.replications = Replications(
             served.parts.database,
@@ -24,8 +31,9 @@ class Replicating:
             utc_now,
             concurrency=4,
             open_source=Sources(
-                deadlines=Deadlines(connect_seconds=1, idle_seconds=0.5, answer_seconds=1),
+                deadlines=deadlines,
                 backoff=Backoff(attempts=3, first_seconds=0.01, most_seconds=0.05, patience_seconds=0.2),
+                monotonic=monotonic,
             ).open,
         )
 

@@ -129,15 +129,16 @@ async def open_aws(
         session = AioSession()
         session.set_default_client_config(config)
         async with asyncio.timeout(deadlines.answer_seconds):
-            # The SDK itself has no other way to give a session credentials that renew themselves.
-            session._credentials = await _find_credentials(name, session, access, network)  # noqa: SLF001 - reason above
-            context = session.create_client(
-                service,
-                region_name=access.region,
-                endpoint_url=None if endpoint is None else str(endpoint),
-                verify=network.ca_file,
-            )
-            client = await context.__aenter__()
+            credentials = await _find_credentials(name, session, access, network)
+        # The SDK itself has no other way to give a session credentials that renew themselves.
+        session._credentials = credentials  # noqa: SLF001 - reason above
+        context = session.create_client(
+            service,
+            region_name=access.region,
+            endpoint_url=None if endpoint is None else str(endpoint),
+            verify=network.ca_file,
+        )
+        client = await context.__aenter__()
     try:
         yield AwsApi(name, client, deadlines, backoff, Pace(calls_per_second))
     finally:
@@ -173,6 +174,10 @@ async def _find_credentials(name: str, session: AioSession, access: AwsAccess, n
     return credentials
 
 
+class _AnswerTooLong(Exception):
+    """AWS sent more than it is allowed to."""
+
+
 class _LimitedSession(AIOHTTPSession):  # type: ignore[misc] # the SDK has no types
     """The SDK's HTTP session, which otherwise reads answers of any length."""
 
@@ -185,7 +190,7 @@ class _LimitedSession(AIOHTTPSession):  # type: ignore[misc] # the SDK has no ty
             async for piece in response.raw.content.iter_chunked(PIECE_BYTES):
                 body += piece
                 if len(body) > _ANSWER_BYTES:
-                    raise SourceLied(f"AWS sent more than the {_ANSWER_BYTES} bytes allowed for an answer")
+                    raise _AnswerTooLong
         finally:
             response.raw.release()
         response._content = bytes(body)  # noqa: SLF001 - where the SDK keeps what was read
@@ -203,6 +208,8 @@ def _sdk_errors(name: str) -> Iterator[None]:
     except (sdk.NoCredentialsError, sdk.PartialCredentialsError, sdk.CredentialRetrievalError, sdk.ProfileNotFound,
             sdk.InvalidConfigError, sdk.TokenRetrievalError, sdk.UnauthorizedSSOTokenError) as error:  # fmt: skip
         raise SourceLoginMissing(f"source {name}: no AWS credentials can be had here: {_visible(error)}") from error
+    except _AnswerTooLong as error:
+        raise SourceLied(f"{asked} sent more than the {_ANSWER_BYTES} bytes allowed for an answer") from error
     except sdk.SSLError as error:
         raise SourceUntrusted(
             f"{asked} has no TLS certificate that is trusted here ({_visible(error)}); "

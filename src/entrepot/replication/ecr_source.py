@@ -83,7 +83,9 @@ class EcrSource:
         seen: set[str] = set()
         for _ in range(_MAX_PAGES):
             page = await self._api.call(operation, **arguments)
-            for entry in page.get(field, []):
+            if field not in page:  # what is no answer of ECR's reads as one that says nothing
+                raise SourceLied(f"source {self.name}: {operation} of AWS answers without {field}; check the endpoint")
+            for entry in page[field]:
                 yield entry
             token = page.get("nextToken")
             if not token:
