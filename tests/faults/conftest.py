@@ -13,6 +13,7 @@ from tests.support.served import TESTER, Served
 
 RULE = "all"
 IMPATIENT = Deadlines(connect_seconds=1, idle_seconds=0.5, answer_seconds=1)
+HASTY = Backoff(attempts=3, first_seconds=0.01, most_seconds=0.05, patience_seconds=0.2)
 
 
 class Replicating:
@@ -22,6 +23,7 @@ class Replicating:
         self,
         served: Served,
         deadlines: Deadlines = IMPATIENT,
+        backoff: Backoff = HASTY,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.served = served
@@ -32,7 +34,7 @@ class Replicating:
             concurrency=4,
             open_source=Sources(
                 deadlines=deadlines,
-                backoff=Backoff(attempts=3, first_seconds=0.01, most_seconds=0.05, patience_seconds=0.2),
+                backoff=backoff,
                 monotonic=monotonic,
             ).open,
         )

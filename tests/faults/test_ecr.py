@@ -98,7 +98,7 @@ async def test_a_token_that_ends_in_the_middle_of_a_layer_is_renewed(
     ecr: HostileEcr, served: Served, status: int
 ) -> None:
     hours = 0
-    replicating = await begin(ecr, Replicating(served, PATIENT, lambda: time.monotonic() + 3600 * hours))
+    replicating = await begin(ecr, Replicating(served, PATIENT, monotonic=lambda: time.monotonic() + 3600 * hours))
     ecr.expired_status = status
     ecr.registry.put_image(API.value, "v1", IMAGE)
     ranges: list[str | None] = []

@@ -100,9 +100,10 @@ class Authorization:
     def _verify_realm(self, text: str) -> URL:
         try:
             realm = URL(text)
-        except ValueError:
-            realm = URL()
-        if realm.scheme not in {"http", "https"} or not realm.host:
+            is_server = realm.scheme in {"http", "https"} and bool(realm.host and realm.port)
+        except ValueError:  # also when its port is looked at for the first time
+            is_server = False
+        if not is_server:
             raise SourceLied(f"source {self._name} names {text[:200]!r} as its token service, which is no URL")
         if self._origin.scheme == "https" and realm.scheme != "https":
             raise SourceLied(

@@ -142,9 +142,10 @@ class Transport:
         try:
             # The query of a presigned URL is signed as it stands: it must not be quoted anew.
             target = url.join(URL(location, encoded=True))
-        except ValueError:
-            target = URL()
-        if target.scheme not in {"http", "https"} or not target.host:
+            is_server = target.scheme in {"http", "https"} and bool(target.host and target.port)
+        except ValueError:  # also when its port is looked at for the first time
+            is_server = False
+        if not is_server:
             raise SourceLied(f"source {self.name} redirects {visible(url)} to something that is no URL")
         if url.scheme == "https" and target.scheme != "https":
             raise SourceLied(
