@@ -1,6 +1,7 @@
 """A registry that serves what it was given, and misbehaves as it was told."""
 
 import asyncio
+import ssl
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -138,7 +139,7 @@ def _error(status: int, code: str) -> web.Response:
 
 @asynccontextmanager
 async def serving(
-    registry: HostileRegistry | None = None, address: str = "127.0.0.1"
+    registry: HostileRegistry | None = None, address: str = "127.0.0.1", tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[HostileRegistry]:
     """A hostile registry on a free port of this machine."""
     registry = registry or HostileRegistry()
@@ -146,9 +147,9 @@ async def serving(
     app.router.add_route("*", "/{path:.*}", registry.answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, address, 0)
+    site = web.TCPSite(runner, address, 0, ssl_context=tls)
     await site.start()
-    registry.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    registry.url = f"http{'s' if tls else ''}://127.0.0.1:{runner.addresses[0][1]}"
     try:
         yield registry
     finally:

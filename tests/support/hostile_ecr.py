@@ -2,6 +2,7 @@
 
 import base64
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -110,11 +111,11 @@ def amz_error(code: str, message: str, status: int = 400) -> web.Response:
 
 
 @asynccontextmanager
-async def serving_ecr() -> AsyncIterator[HostileEcr]:
+async def serving_ecr(tls: ssl.SSLContext | None = None) -> AsyncIterator[HostileEcr]:
     """ECR and its registry on one free port."""
     ecr = HostileEcr()
     ecr.registry.misbehave = ecr.answer
-    async with serving(ecr.registry):
+    async with serving(ecr.registry, tls=tls):
         yield ecr
 
 

@@ -191,9 +191,9 @@ def export(
     if json:
         print_json({"to": str(to), "tags": names, "blobs": counts["blobs_copied"], "bytes": counts["bytes"]})
     else:
-        print(f"{to} has {', '.join(names)}")
         print(
-            f"{counts['blobs_copied']} blobs ({counts['bytes'] / 1e6:.1f} MB) written, {counts['blobs_present']} there"
+            f"{to}: {len(names)} tags, {counts['blobs_copied']} blobs ({counts['bytes'] / 1e6:.1f} MB) written, "
+            f"{counts['blobs_present']} were there"
         )
 
 

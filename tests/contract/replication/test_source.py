@@ -1,5 +1,6 @@
 """What every source must do, whatever is behind it."""
 
+import json
 import os
 import ssl
 from collections.abc import AsyncIterator, Iterator
@@ -114,7 +115,8 @@ def entrepot(another: tuple[Entrepot, Filled]) -> Filled:
 def folder(another: tuple[Entrepot, Filled], tmp_path_factory: pytest.TempPathFactory) -> Filled:
     """What an Entrepot exported into a folder."""
     path = tmp_path_factory.mktemp("folder") / "layout"
-    another[0].run("replicate", "export", "smm/api", "smm/web", "--to", path)
+    printed = another[0].run("replicate", "export", "smm/api", "smm/web", "--to", path)
+    assert f"{path}: 4 tags, 4 blobs (5.2 MB) written, 2 were there\n" in printed
     return Filled({"type": "archive", "path": str(path)}, tells=frozenset({"digest"}))
 
 
@@ -122,7 +124,8 @@ def folder(another: tuple[Entrepot, Filled], tmp_path_factory: pytest.TempPathFa
 def tar(another: tuple[Entrepot, Filled], tmp_path_factory: pytest.TempPathFactory) -> Filled:
     """What an Entrepot exported into a tar file."""
     path = tmp_path_factory.mktemp("tar") / "layout.tar"
-    another[0].run("replicate", "export", "smm/api", "smm/web", "--to", path)
+    printed = json.loads(another[0].run("replicate", "export", "smm/api", "smm/web", "--to", path, "--json"))
+    assert printed["tags"] == ["smm/api:v1", "smm/api:v2", "smm/api:v3", "smm/web:v1"]
     return Filled({"type": "archive", "path": str(path)}, tells=frozenset({"digest"}))
 
 
