@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import settings as hypothesis_settings
 
+from tests.support.aws import Moto, moto_server
 from tests.support.served import RegistryClient, Served, serve
 from tests.support.servers import ObjectStore, PostgreSql, Redis, postgresql, redis, seaweedfs
 
@@ -30,6 +31,12 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
 @pytest.fixture(scope="session")
 def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
+    with moto_server(tmp_path_factory.mktemp("moto")) as server:
         yield server
 
 

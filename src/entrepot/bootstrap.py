@@ -55,6 +55,7 @@ from entrepot.registry.policies import Policies
 from entrepot.registry.service import Registry
 from entrepot.registry.uploads import Uploads
 from entrepot.replication.runs import Replications
+from entrepot.replication.sources import Sources
 from entrepot.settings import (
     MIN_SECRET_KEY_CHARACTERS,
     LogFormat,
@@ -205,7 +206,9 @@ def build_parts(settings: Settings) -> Parts:
         deliveries=Deliveries(database, webhooks, utc_now, destinations),
         upkeep=Upkeep(database, utc_now, _read_retention(settings)),
         leaks=LeakedSecrets(signals, utc_now, keys, service=settings.registry_host),
-        replications=Replications(database, registry, utc_now, concurrency=settings.replication.concurrency),
+        replications=Replications(
+            database, registry, utc_now, concurrency=settings.replication.concurrency, open_source=Sources().open
+        ),
         garbage=GarbageCollector(database, blobs, signals, utc_now, grace=grace, untagged=settings.gc.untagged),
     )
     signals.start()

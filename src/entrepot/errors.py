@@ -369,6 +369,10 @@ class ScannerUnavailable(Unavailable):
     """The public keys of whoever reports leaked secrets cannot be fetched."""
 
 
+class ArchiveUnwritable(Unavailable):
+    """An archive that was to be exported cannot be written where it was to go."""
+
+
 class ClientGone(EntrepotError):
     """The client went away, or stalled, before its body was complete; nothing of it is kept."""
 

@@ -1,11 +1,12 @@
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from entrepot.replication.backoff import Backoff, Deadlines
-from entrepot.replication.registry_source import open_registry
 from entrepot.replication.rules import parse_rule_file
 from entrepot.replication.runs import Replications, Run
+from entrepot.replication.sources import Sources
 from entrepot.storage.clock import utc_now
 from tests.support.hostile import HostileRegistry, serving
 from tests.support.served import TESTER, Served
@@ -14,24 +15,27 @@ RULE = "all"
 # For sources that answer, however busy the machine; and for those of whose silence a test is about.
 PATIENT = Deadlines(connect_seconds=30, idle_seconds=30, answer_seconds=30)
 IMPATIENT = Deadlines(connect_seconds=5, idle_seconds=1, answer_seconds=2)
+HASTY = Backoff(attempts=3, first_seconds=0.01, most_seconds=0.05, patience_seconds=0.2)
 
 
 class Replicating:
     """Replication from a hostile registry into the served application."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(
+        self,
+        served: Served,
+        deadlines: Deadlines = PATIENT,
+        backoff: Backoff = HASTY,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.served = served
-        self.deadlines = PATIENT
+        self.deadlines = deadlines
         self.replications = Replications(
             served.parts.database,
             served.parts.registry,
             utc_now,
             concurrency=4,
-            open_source=lambda spec: open_registry(
-                spec,
-                deadlines=self.deadlines,
-                backoff=Backoff(attempts=3, first_seconds=0.01, most_seconds=0.05),
-            ),
+            open_source=lambda spec: Sources(deadlines=self.deadlines, backoff=backoff, monotonic=monotonic).open(spec),
         )
 
     async def apply(self, url: str, **login: str) -> None:

@@ -11,7 +11,6 @@ import json
 import time
 from collections.abc import Callable, Mapping
 
-import aiohttp
 import structlog
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -80,6 +79,9 @@ class Scanner:
             return self._fetched.get(key_id)
 
     async def _fetch(self) -> dict[str, PublicKey]:
+        # The HTTP client takes long to load, and most servers are never told of a leak.
+        import aiohttp  # noqa: PLC0415
+
         try:
             async with (
                 asyncio.timeout(_ANSWER_SECONDS),

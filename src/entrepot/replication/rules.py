@@ -1,86 +1,21 @@
-"""Sources and rules: where content is copied from, and what of it. The shape of replication.yaml.
+"""Rules: what is copied from a source. The shape of replication.yaml."""
 
-Pure: passwords are named here by their file or environment variable, and read only when a source is opened.
-"""
-
-import re
 from collections.abc import Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Self
-
-from yarl import URL
 
 from entrepot.access.globs import Glob
 from entrepot.access.tags import FIELDS, TagRules, parse_globs
 from entrepot.errors import NameInvalid, RuleInvalid
 from entrepot.oci.reference import RepositoryName
+from entrepot.replication.fields import parse_mapping, parse_name, parse_text, verify_known
+from entrepot.replication.source_specs import SourceSpec, parse_source
 
-_NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
-_MAX_NAME = 63
 _MAX_RULES = 1000
-_MAX_TEXT = 1024
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
-_SETTINGS_PREFIX = "ENTREPOT_"
 _REPOSITORY = "{repository}"
 # Part of the format, but not acted on by this version: to pass over them would copy other things than was written.
 _NOT_YET_OF_RULES = frozenset({"schedule", "trust", "platforms", "media_types", "deletions", "referrers"})
 _NOT_YET_OF_TAGS = frozenset({"newest", "regex", "since"})
-
-
-@dataclass(frozen=True, slots=True)
-class SourceSpec:
-    """A registry to copy from. At most one of `password_file` and `password_env` is set."""
-
-    name: str
-    url: URL
-    username: str | None = None
-    password_file: str | None = None
-    password_env: str | None = None
-    ca_file: str | None = None
-
-    @classmethod
-    def parse(cls, name: str, document: object) -> Self:
-        """The source in a document. Raises RuleInvalid, whose message begins with the place within the document."""
-        where = f"sources.{_parse_name(name, 'sources')}"
-        fields = _mapping(document, where)
-        kind = fields.get("type")
-        if kind == "ecr":
-            raise RuleInvalid(f"{where}.type: ecr is not supported by this version; use oci")
-        if kind != "oci":
-            raise RuleInvalid(f"{where}.type: must be oci")
-        if "password" in fields:
-            raise RuleInvalid(
-                f"{where}.password: a password does not belong in this file; "
-                "name a file (password_file) or an environment variable (password_env) that holds it"
-            )
-        _verify_known(fields, where, {"type", "url", "username", "password_file", "password_env", "ca_file"})
-        spec = cls(
-            name=name,
-            url=_parse_url(fields.get("url"), f"{where}.url"),
-            username=_text(fields.get("username"), f"{where}.username"),
-            password_file=_path(fields.get("password_file"), f"{where}.password_file"),
-            password_env=_parse_variable(fields.get("password_env"), f"{where}.password_env"),
-            ca_file=_path(fields.get("ca_file"), f"{where}.ca_file"),
-        )
-        if spec.password_file and spec.password_env:
-            raise RuleInvalid(f"{where}: has password_file and password_env; keep one")
-        has_password = bool(spec.password_file or spec.password_env)
-        if has_password != (spec.username is not None):
-            raise RuleInvalid(f"{where}: a login is a username and a password_file or password_env; give both or none")
-        return spec
-
-    def to_document(self) -> dict[str, Any]:
-        """As in replication.yaml, without the name."""
-        document = {
-            "type": "oci",
-            "url": str(self.url),
-            "username": self.username,
-            "password_file": self.password_file,
-            "password_env": self.password_env,
-            "ca_file": self.ca_file,
-        }
-        return {key: value for key, value in document.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +31,9 @@ class Rule:
     @classmethod
     def parse(cls, name: str, document: object) -> Self:
         """The rule in a document. Raises RuleInvalid, whose message begins with the place within the document."""
-        where = f"rules.{_parse_name(name, 'rules')}"
-        fields = _mapping(document, where, not_yet=_NOT_YET_OF_RULES)
-        _verify_known(fields, where, {"source", "repositories", "tags", "target"})
+        where = f"rules.{parse_name(name, 'rules')}"
+        fields = parse_mapping(document, where, not_yet=_NOT_YET_OF_RULES)
+        verify_known(fields, where, {"source", "repositories", "tags", "target"})
         source = fields.get("source")
         if not isinstance(source, str):
             raise RuleInvalid(f"{where}.source: must be the name of a source")
@@ -107,7 +42,7 @@ class Rule:
             source=source,
             repositories=_parse_repositories(fields.get("repositories"), f"{where}.repositories"),
             tags=_parse_tags(fields.get("tags"), f"{where}.tags"),
-            target=_text(fields.get("target"), f"{where}.target") or _REPOSITORY,
+            target=parse_text(fields.get("target"), f"{where}.target") or _REPOSITORY,
         )
         rule._verify_target(f"{where}.target")
         return rule
@@ -159,9 +94,9 @@ class RuleFile:
 
 def parse_rule_file(document: object) -> RuleFile:
     """The sources and rules of a whole replication.yaml. Raises RuleInvalid."""
-    fields = _mapping(document, "the file")
-    _verify_known(fields, "the file", {"sources", "rules"})
-    sources = tuple(SourceSpec.parse(name, entry) for name, entry in _entries(fields, "sources"))
+    fields = parse_mapping(document, "the file")
+    verify_known(fields, "the file", {"sources", "rules"})
+    sources = tuple(parse_source(name, entry) for name, entry in _entries(fields, "sources"))
     rules = tuple(Rule.parse(name, entry) for name, entry in _entries(fields, "rules"))
     if not sources and not rules:
         raise RuleInvalid("the file: names neither sources nor rules")
@@ -169,51 +104,17 @@ def parse_rule_file(document: object) -> RuleFile:
 
 
 def _entries(fields: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
-    entries = _mapping(fields.get(where, {}), where)
+    entries = parse_mapping(fields.get(where, {}), where)
     if len(entries) > _MAX_RULES:
         raise RuleInvalid(f"{where}: has {len(entries)} entries, at most {_MAX_RULES} are allowed")
     yield from entries.items()
 
 
-def _parse_name(name: str, where: str) -> str:
-    if len(name) > _MAX_NAME or not _NAME.fullmatch(name):
-        raise RuleInvalid(
-            f"{where}.{name[:80]}: a name takes lower-case letters and digits, with single . _ - between, "
-            f"at most {_MAX_NAME}"
-        )
-    return name
-
-
-def _parse_url(value: object, where: str) -> URL:
-    problem = f"{where}: must be http(s)://HOST[:PORT], without path, user or password"
-    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
-        raise RuleInvalid(problem)
-    try:
-        url = URL(value)
-        is_origin = url.scheme in {"http", "https"} and bool(url.host) and url == url.origin()
-    except ValueError as error:
-        raise RuleInvalid(problem) from error
-    if not is_origin:
-        raise RuleInvalid(problem)
-    return url.origin()
-
-
-def _parse_variable(value: object, where: str) -> str | None:
-    text = _text(value, where)
-    if text is None:
-        return None
-    if not _VARIABLE.fullmatch(text):
-        raise RuleInvalid(f"{where}: must be the name of an environment variable")
-    if text.upper().startswith(_SETTINGS_PREFIX):
-        raise RuleInvalid(f"{where}: {_SETTINGS_PREFIX}... holds settings of ours; use another name")
-    return text
-
-
 def _parse_tags(value: object, where: str) -> TagRules:
     if value is None:
         raise RuleInvalid(f'{where}: say which tags to copy; all of them are {{include: ["*"]}}')
-    fields = _mapping(value, where, not_yet=_NOT_YET_OF_TAGS)
-    _verify_known(fields, where, FIELDS)
+    fields = parse_mapping(value, where, not_yet=_NOT_YET_OF_TAGS)
+    verify_known(fields, where, FIELDS)
     if not fields:
         raise RuleInvalid(f'{where}: say which tags to copy; all of them are {{include: ["*"]}}')
     return TagRules.parse(fields, where, RuleInvalid)
@@ -227,34 +128,3 @@ def _parse_repositories(value: object, where: str) -> tuple[Glob, ...]:
         except NameInvalid as error:
             raise RuleInvalid(f"{where}[{number}]: {error}") from error
     return globs
-
-
-def _text(value: object, where: str) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str) or not 0 < len(value) <= _MAX_TEXT or not value.isprintable():
-        raise RuleInvalid(f"{where}: must be text of at most {_MAX_TEXT} characters")
-    return value
-
-
-def _path(value: object, where: str) -> str | None:
-    text = _text(value, where)
-    if text is not None and not text.startswith("/"):
-        raise RuleInvalid(f"{where}: must be an absolute path, since a run may happen in any process")
-    return text
-
-
-def _mapping(value: object, where: str, *, not_yet: frozenset[str] = frozenset()) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise RuleInvalid(f"{where}: must be a mapping")
-    for name in value:
-        if name in not_yet:
-            raise RuleInvalid(f"{where}.{name}: not supported by this version")
-    return value
-
-
-def _verify_known(fields: Mapping[str, Any], where: str, known: AbstractSet[str]) -> None:
-    for name in fields:
-        if name not in known:
-            place = name if where == "the file" else f"{where}.{name}"
-            raise RuleInvalid(f"{place}: not a field here; known are {', '.join(sorted(known))}")

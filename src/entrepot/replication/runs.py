@@ -38,8 +38,9 @@ from entrepot.replication.copy import GraphCopy
 from entrepot.replication.differences import Change, Item, plan_items
 from entrepot.replication.events import Event, ItemFailed, ItemFinished, Listed, RepositoryFailed, Tell
 from entrepot.replication.report import Report
-from entrepot.replication.rules import Rule, RuleFile, SourceSpec
+from entrepot.replication.rules import Rule, RuleFile
 from entrepot.replication.source import Source
+from entrepot.replication.source_specs import SourceSpec, parse_source
 from entrepot.storage.clock import Clock
 from entrepot.storage.database import Database
 
@@ -81,14 +82,6 @@ def silent(_: Event) -> None:
     """Tells nobody."""
 
 
-def open_source(spec: SourceSpec) -> AbstractAsyncContextManager[Source]:
-    """The source of `spec`. Raises SourceLoginMissing."""
-    # Loaded here: the HTTP client takes long to load, and most processes copy nothing.
-    from entrepot.replication.registry_source import open_registry  # noqa: PLC0415
-
-    return open_registry(spec)
-
-
 class Replications:
     """Every source, rule and run."""
 
@@ -99,7 +92,7 @@ class Replications:
         clock: Clock,
         *,
         concurrency: int,
-        open_source: OpenSource = open_source,
+        open_source: OpenSource,
         beat_seconds: float = 3,
         silence_seconds: float = 15,
     ) -> None:
@@ -255,7 +248,7 @@ class Replications:
             if document is None:
                 raise _no_rule(name)
             rule = Rule.parse(name, document)
-            return rule, SourceSpec.parse(rule.source, records.find_source(connection, rule.source))
+            return rule, parse_source(rule.source, records.find_source(connection, rule.source))
 
         return await self._database.read(work)
 
@@ -380,12 +373,12 @@ async def _find_repositories(source: Source, rule: Rule) -> list[RepositoryName]
 
 async def _read_tags(source: Source, rule: Rule, repository: RepositoryName) -> dict[Tag, Digest]:
     """What every tag that the rule means names at the source."""
-    tags = [tag async for tag in source.list_tags(repository) if rule.tags.selects(tag.value)]
-    found: dict[Tag, Digest] = {}
+    entries = [entry async for entry in source.list_tags(repository) if rule.tags.selects(entry.tag.value)]
+    found = {entry.tag: entry.digest for entry in entries if entry.digest is not None}
 
     async def read(tag: Tag) -> None:
         with contextlib.suppress(SourceMissing):  # deleted since it was listed
             found[tag] = await source.get_digest(repository, tag)
 
-    await for_each(tags, read, at_once=_LISTINGS_AT_ONCE)
+    await for_each([entry.tag for entry in entries if entry.digest is None], read, at_once=_LISTINGS_AT_ONCE)
     return found
