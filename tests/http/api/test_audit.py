@@ -81,8 +81,8 @@ async def test_no_route_that_changes_something_is_missing_here(served: Served) -
         for method in operations
         if method != "get"
     }
-    # Tested where workloads are.
-    changing.remove(("POST", "/api/v1/oidc/token"))
+    # These two are sent without an API key, and tested where workloads and leaked secrets are.
+    changing -= {("POST", "/api/v1/oidc/token"), ("POST", "/api/v1/secret-scanning/alerts")}
 
     def is_tried(method: str, template: str) -> bool:
         pattern = re.sub(r"\{\w+\}", r"[^/]+", template)
