@@ -11,7 +11,7 @@ import contextlib
 import json
 import random
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -67,7 +67,7 @@ class _Attempt:
 
     webhook: str
     url: URL
-    keys: list[bytes]
+    keys: list[bytes] = field(repr=False)
     row_id: int
     event_id: str
     number: int
