@@ -25,6 +25,11 @@ def find_credentials_by_id(connection: sa.Connection, ids: Collection[str]) -> l
     return list(connection.execute(_credentials.where(credentials.c.id.in_(ids))).mappings())
 
 
+def lock_credential(connection: sa.Connection, credential_id: str) -> None:
+    """Keep others from changing a credential until this transaction ends."""
+    connection.execute(sa.select(credentials.c.id).where(credentials.c.id == credential_id).with_for_update())
+
+
 def revoke_credential(connection: sa.Connection, credential_id: str, now: datetime) -> bool:
     """Let a credential die now; False when it is dead already."""
     statement = credentials.update().where(

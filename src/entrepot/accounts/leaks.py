@@ -117,6 +117,8 @@ class LeakedSecrets:
         self, connection: sa.Connection, row: leak_records.Row, finding: Finding, actor: Actor
     ) -> dict[str, str] | None:
         """What to tell the operator, None when there was nothing to revoke."""
+        # Of two reports at once the second must see by its clock what the first did.
+        leak_records.lock_credential(connection, row["id"])
         now = self._clock()
         if not leak_records.revoke_credential(connection, row["id"], now):
             return None

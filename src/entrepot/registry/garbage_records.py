@@ -159,7 +159,12 @@ def _walk(
     query = (
         sa.select(*key, size.label("size"), repositories.c.name)
         .join(repositories, repositories.c.id == table.c.repository_id)
-        .where(sa.tuple_(*key).in_(keys))
+        .where(
+            # SQLite looks up a range by an index, but no list of pairs.
+            sa.tuple_(*key) >= sa.tuple_(*(sa.literal(one) for one in keys[0])),
+            sa.tuple_(*key) <= sa.tuple_(*(sa.literal(one) for one in keys[-1])),
+            sa.tuple_(*key).in_(keys),
+        )
         .order_by(*key)
     )
     found = [Found(row.repository_id, row.name, row.digest, row.size) for row in connection.execute(query)]

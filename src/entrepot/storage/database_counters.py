@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from entrepot.storage.counters import Amounts, Change
 from entrepot.storage.database import Database
-from entrepot.storage.statements import raise_and_add
+from entrepot.storage.statements import delete_some, raise_and_add
 from entrepot.storage.tables import counters
 
 _BATCH = 400
@@ -55,19 +55,18 @@ def _exchange(connection: sa.Connection, changes: Sequence[Change]) -> list[Amou
     found: defaultdict[tuple[str, datetime], dict[str, int]] = defaultdict(dict)
     keys = [(change.name, _instant(change.start)) for change in changes]
     for first in range(0, len(keys), _BATCH):
-        wanted = sa.tuple_(counters.c.name, counters.c.start).in_(keys[first : first + _BATCH])
-        query = sa.select(counters.c.name, counters.c.start, counters.c.member, counters.c.amount).where(wanted)
+        batch = keys[first : first + _BATCH]
+        # By name alone, whose past windows are few: SQLite looks up no list of pairs by an index.
+        query = sa.select(counters.c.name, counters.c.start, counters.c.member, counters.c.amount).where(
+            counters.c.name.in_([name for name, _ in batch]), counters.c.start >= min(start for _, start in batch)
+        )
         for row in connection.execute(query):
             found[row.name, row.start][row.member] = row.amount
     return [found[key] for key in keys]
 
 
 def _prune(connection: sa.Connection, before: datetime) -> None:
-    key = list(counters.primary_key)
-    old = connection.execute(sa.select(*key).where(counters.c.until < before).limit(_PRUNED_AT_ONCE)).all()
-    for first in range(0, len(old), _BATCH):
-        batch = [tuple(row) for row in old[first : first + _BATCH]]
-        connection.execute(counters.delete().where(sa.tuple_(*key).in_(batch)))
+    delete_some(connection, counters, counters.c.until < before, _PRUNED_AT_ONCE)
 
 
 def _instant(seconds: int) -> datetime:

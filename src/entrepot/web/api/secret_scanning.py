@@ -1,6 +1,7 @@
 """Where a scanner of public sources reports secrets of ours that it found.
 
 Source: GitHub Docs, "Secret scanning partner program", request and feedback. There is no API key: the report is signed.
+It is no part of the OpenAPI document, which is for those who have a key.
 """
 
 import asyncio
@@ -48,7 +49,7 @@ class Label(BaseModel):
 _report = TypeAdapter(Annotated[list[Alert], Field(max_length=_MAX_FINDINGS)])
 
 
-@router.post(PATH, responses={404: {}})
+@router.post(PATH, include_in_schema=False)
 async def receive_alerts(request: Request) -> list[Label]:
     """Revoke the secrets of a signed report that are ours, and tell which are."""
     services: Services = request.app.state.services
