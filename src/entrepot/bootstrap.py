@@ -172,7 +172,9 @@ def build_parts(settings: Settings) -> Parts:
         webhooks=webhooks,
         deliveries=Deliveries(database, webhooks, utc_now, destinations),
         upkeep=Upkeep(database, utc_now, _read_retention(settings)),
-        replications=Replications(database, registry, utc_now, concurrency=settings.replication.concurrency),
+        replications=Replications(
+            database, registry, utc_now, concurrency=settings.replication.concurrency, host=settings.registry_host
+        ),
         garbage=GarbageCollector(database, blobs, signals, utc_now, grace=grace, untagged=settings.gc.untagged),
     )
     signals.start()

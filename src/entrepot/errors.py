@@ -85,6 +85,10 @@ class RuleInvalid(Invalid):
     """A replication source or rule that does not have the right shape."""
 
 
+class SignatureInvalid(Invalid):
+    """A signature that does not hold, is by somebody else, or speaks of other content."""
+
+
 class IdentityInvalid(Invalid):
     """An external id or identity that cannot be kept."""
 
@@ -333,6 +337,10 @@ class StorageFull(Unavailable):
     """There is no room left for what was sent."""
 
 
+class SignerUnavailable(Unavailable):
+    """The key service that signs what is published does not answer."""
+
+
 class ClientGone(EntrepotError):
     """The client went away, or stalled, before its body was complete; nothing of it is kept."""
 
@@ -371,6 +379,10 @@ class SourceLied(SourceError):
 
 class SourceUnsupported(SourceError):
     """The source has content of a kind that cannot be kept here."""
+
+
+class SignatureRefused(SourceError):
+    """The source has no signature for a tag that the rule's trust policy accepts; the tag is not published."""
 
 
 class RunInterrupted(EntrepotError):

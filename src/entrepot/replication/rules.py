@@ -5,7 +5,6 @@ Pure: passwords are named here by their file or environment variable, and read o
 
 import re
 from collections.abc import Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,17 +13,16 @@ from yarl import URL
 from entrepot.access.globs import Glob
 from entrepot.access.tags import FIELDS, TagRules, parse_globs
 from entrepot.errors import NameInvalid, RuleInvalid
-from entrepot.oci.reference import RepositoryName
+from entrepot.oci.reference import RepositoryName, Tag, subject_of
+from entrepot.replication.fields import parse_mapping, parse_path, parse_text, parse_variable, verify_known
+from entrepot.replication.trust.spec import SignSpec, TrustSpec
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _MAX_NAME = 63
 _MAX_RULES = 1000
-_MAX_TEXT = 1024
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
-_SETTINGS_PREFIX = "ENTREPOT_"
 _REPOSITORY = "{repository}"
 # Part of the format, but not acted on by this version: to pass over them would copy other things than was written.
-_NOT_YET_OF_RULES = frozenset({"schedule", "trust", "platforms", "media_types", "deletions", "referrers"})
+_NOT_YET_OF_RULES = frozenset({"schedule", "platforms", "media_types", "deletions"})
 _NOT_YET_OF_TAGS = frozenset({"newest", "regex", "since"})
 
 
@@ -43,7 +41,7 @@ class SourceSpec:
     def parse(cls, name: str, document: object) -> Self:
         """The source in a document. Raises RuleInvalid, whose message begins with the place within the document."""
         where = f"sources.{_parse_name(name, 'sources')}"
-        fields = _mapping(document, where)
+        fields = parse_mapping(document, where)
         kind = fields.get("type")
         if kind == "ecr":
             raise RuleInvalid(f"{where}.type: ecr is not supported by this version; use oci")
@@ -54,14 +52,14 @@ class SourceSpec:
                 f"{where}.password: a password does not belong in this file; "
                 "name a file (password_file) or an environment variable (password_env) that holds it"
             )
-        _verify_known(fields, where, {"type", "url", "username", "password_file", "password_env", "ca_file"})
+        verify_known(fields, where, {"type", "url", "username", "password_file", "password_env", "ca_file"})
         spec = cls(
             name=name,
             url=_parse_url(fields.get("url"), f"{where}.url"),
-            username=_text(fields.get("username"), f"{where}.username"),
-            password_file=_path(fields.get("password_file"), f"{where}.password_file"),
-            password_env=_parse_variable(fields.get("password_env"), f"{where}.password_env"),
-            ca_file=_path(fields.get("ca_file"), f"{where}.ca_file"),
+            username=parse_text(fields.get("username"), f"{where}.username"),
+            password_file=parse_path(fields.get("password_file"), f"{where}.password_file"),
+            password_env=parse_variable(fields.get("password_env"), f"{where}.password_env"),
+            ca_file=parse_path(fields.get("ca_file"), f"{where}.ca_file"),
         )
         if spec.password_file and spec.password_env:
             raise RuleInvalid(f"{where}: has password_file and password_env; keep one")
@@ -85,20 +83,27 @@ class SourceSpec:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What to copy from a source, and under which names."""
+    """What to copy from a source, and under which names.
+
+    With `follow`, signatures and other referrers come along; `trust` says whose signature a tag must have, `sign` by
+    which key it is signed here.
+    """
 
     name: str
     source: str
     repositories: tuple[Glob, ...]
     tags: TagRules
     target: str = _REPOSITORY
+    follow: bool = True
+    trust: TrustSpec | None = None
+    sign: SignSpec | None = None
 
     @classmethod
     def parse(cls, name: str, document: object) -> Self:
         """The rule in a document. Raises RuleInvalid, whose message begins with the place within the document."""
         where = f"rules.{_parse_name(name, 'rules')}"
-        fields = _mapping(document, where, not_yet=_NOT_YET_OF_RULES)
-        _verify_known(fields, where, {"source", "repositories", "tags", "target"})
+        fields = parse_mapping(document, where, not_yet=_NOT_YET_OF_RULES)
+        verify_known(fields, where, {"source", "repositories", "tags", "target", "referrers", "trust", "sign"})
         source = fields.get("source")
         if not isinstance(source, str):
             raise RuleInvalid(f"{where}.source: must be the name of a source")
@@ -107,7 +112,10 @@ class Rule:
             source=source,
             repositories=_parse_repositories(fields.get("repositories"), f"{where}.repositories"),
             tags=_parse_tags(fields.get("tags"), f"{where}.tags"),
-            target=_text(fields.get("target"), f"{where}.target") or _REPOSITORY,
+            target=parse_text(fields.get("target"), f"{where}.target") or _REPOSITORY,
+            follow=_parse_referrers(fields.get("referrers"), f"{where}.referrers"),
+            trust=None if fields.get("trust") is None else TrustSpec.parse(fields["trust"], f"{where}.trust"),
+            sign=None if fields.get("sign") is None else SignSpec.parse(fields["sign"], f"{where}.sign"),
         )
         rule._verify_target(f"{where}.target")
         return rule
@@ -115,6 +123,10 @@ class Rule:
     def selects(self, repository: RepositoryName) -> bool:
         """Whether the repository is to be copied."""
         return any(glob.matches(repository.value) for glob in self.repositories)
+
+    def selects_tag(self, tag: Tag) -> bool:
+        """Whether the tag is to be copied for its own sake; what speaks of a digest follows that, or does not."""
+        return subject_of(tag) is None and self.tags.selects(tag.value)
 
     def literal_repositories(self) -> list[RepositoryName] | None:
         """The only repositories there can be, None when a glob leaves it open: then the source must list its own."""
@@ -131,12 +143,19 @@ class Rule:
 
     def to_document(self) -> dict[str, Any]:
         """As in replication.yaml, without the name."""
-        return {
+        document: dict[str, Any] = {
             "source": self.source,
             "repositories": [glob.text for glob in self.repositories],
             "tags": self.tags.to_document(),
             "target": self.target,
         }
+        if not self.follow:
+            document["referrers"] = "none"
+        if self.trust is not None:
+            document["trust"] = self.trust.to_document()
+        if self.sign is not None:
+            document["sign"] = self.sign.to_document()
+        return document
 
     def _verify_target(self, where: str) -> None:
         literals = self.literal_repositories()
@@ -159,8 +178,8 @@ class RuleFile:
 
 def parse_rule_file(document: object) -> RuleFile:
     """The sources and rules of a whole replication.yaml. Raises RuleInvalid."""
-    fields = _mapping(document, "the file")
-    _verify_known(fields, "the file", {"sources", "rules"})
+    fields = parse_mapping(document, "the file")
+    verify_known(fields, "the file", {"sources", "rules"})
     sources = tuple(SourceSpec.parse(name, entry) for name, entry in _entries(fields, "sources"))
     rules = tuple(Rule.parse(name, entry) for name, entry in _entries(fields, "rules"))
     if not sources and not rules:
@@ -169,7 +188,7 @@ def parse_rule_file(document: object) -> RuleFile:
 
 
 def _entries(fields: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
-    entries = _mapping(fields.get(where, {}), where)
+    entries = parse_mapping(fields.get(where, {}), where)
     if len(entries) > _MAX_RULES:
         raise RuleInvalid(f"{where}: has {len(entries)} entries, at most {_MAX_RULES} are allowed")
     yield from entries.items()
@@ -198,25 +217,20 @@ def _parse_url(value: object, where: str) -> URL:
     return url.origin()
 
 
-def _parse_variable(value: object, where: str) -> str | None:
-    text = _text(value, where)
-    if text is None:
-        return None
-    if not _VARIABLE.fullmatch(text):
-        raise RuleInvalid(f"{where}: must be the name of an environment variable")
-    if text.upper().startswith(_SETTINGS_PREFIX):
-        raise RuleInvalid(f"{where}: {_SETTINGS_PREFIX}... holds settings of ours; use another name")
-    return text
-
-
 def _parse_tags(value: object, where: str) -> TagRules:
     if value is None:
         raise RuleInvalid(f'{where}: say which tags to copy; all of them are {{include: ["*"]}}')
-    fields = _mapping(value, where, not_yet=_NOT_YET_OF_TAGS)
-    _verify_known(fields, where, FIELDS)
+    fields = parse_mapping(value, where, not_yet=_NOT_YET_OF_TAGS)
+    verify_known(fields, where, FIELDS)
     if not fields:
         raise RuleInvalid(f'{where}: say which tags to copy; all of them are {{include: ["*"]}}')
     return TagRules.parse(fields, where, RuleInvalid)
+
+
+def _parse_referrers(value: object, where: str) -> bool:
+    if value is not None and value != "follow" and value != "none":  # noqa: PLR1714 - it may be a list
+        raise RuleInvalid(f"{where}: must be follow or none")
+    return value != "none"
 
 
 def _parse_repositories(value: object, where: str) -> tuple[Glob, ...]:
@@ -227,34 +241,3 @@ def _parse_repositories(value: object, where: str) -> tuple[Glob, ...]:
         except NameInvalid as error:
             raise RuleInvalid(f"{where}[{number}]: {error}") from error
     return globs
-
-
-def _text(value: object, where: str) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str) or not 0 < len(value) <= _MAX_TEXT or not value.isprintable():
-        raise RuleInvalid(f"{where}: must be text of at most {_MAX_TEXT} characters")
-    return value
-
-
-def _path(value: object, where: str) -> str | None:
-    text = _text(value, where)
-    if text is not None and not text.startswith("/"):
-        raise RuleInvalid(f"{where}: must be an absolute path, since a run may happen in any process")
-    return text
-
-
-def _mapping(value: object, where: str, *, not_yet: frozenset[str] = frozenset()) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise RuleInvalid(f"{where}: must be a mapping")
-    for name in value:
-        if name in not_yet:
-            raise RuleInvalid(f"{where}.{name}: not supported by this version")
-    return value
-
-
-def _verify_known(fields: Mapping[str, Any], where: str, known: AbstractSet[str]) -> None:
-    for name in fields:
-        if name not in known:
-            place = name if where == "the file" else f"{where}.{name}"
-            raise RuleInvalid(f"{place}: not a field here; known are {', '.join(sorted(known))}")
