@@ -3,7 +3,6 @@
 Pure: passwords are named here by their file or environment variable, and read only when a source is opened.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -14,11 +13,17 @@ from entrepot.access.globs import Glob
 from entrepot.access.tags import FIELDS, TagRules, parse_globs
 from entrepot.errors import NameInvalid, RuleInvalid
 from entrepot.oci.reference import RepositoryName, Tag, subject_of
-from entrepot.replication.fields import parse_mapping, parse_path, parse_text, parse_variable, verify_known
+from entrepot.replication.fields import (
+    parse_mapping,
+    parse_name,
+    parse_origin,
+    parse_path,
+    parse_text,
+    parse_variable,
+    verify_known,
+)
 from entrepot.replication.trust.spec import SignSpec, TrustSpec
 
-_NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
-_MAX_NAME = 63
 _MAX_RULES = 1000
 _REPOSITORY = "{repository}"
 # Part of the format, but not acted on by this version: to pass over them would copy other things than was written.
@@ -40,7 +45,7 @@ class SourceSpec:
     @classmethod
     def parse(cls, name: str, document: object) -> Self:
         """The source in a document. Raises RuleInvalid, whose message begins with the place within the document."""
-        where = f"sources.{_parse_name(name, 'sources')}"
+        where = f"sources.{parse_name(name, 'sources')}"
         fields = parse_mapping(document, where)
         kind = fields.get("type")
         if kind == "ecr":
@@ -55,7 +60,7 @@ class SourceSpec:
         verify_known(fields, where, {"type", "url", "username", "password_file", "password_env", "ca_file"})
         spec = cls(
             name=name,
-            url=_parse_url(fields.get("url"), f"{where}.url"),
+            url=parse_origin(fields.get("url"), f"{where}.url"),
             username=parse_text(fields.get("username"), f"{where}.username"),
             password_file=parse_path(fields.get("password_file"), f"{where}.password_file"),
             password_env=parse_variable(fields.get("password_env"), f"{where}.password_env"),
@@ -101,7 +106,7 @@ class Rule:
     @classmethod
     def parse(cls, name: str, document: object) -> Self:
         """The rule in a document. Raises RuleInvalid, whose message begins with the place within the document."""
-        where = f"rules.{_parse_name(name, 'rules')}"
+        where = f"rules.{parse_name(name, 'rules')}"
         fields = parse_mapping(document, where, not_yet=_NOT_YET_OF_RULES)
         verify_known(fields, where, {"source", "repositories", "tags", "target", "referrers", "trust", "sign"})
         source = fields.get("source")
@@ -192,29 +197,6 @@ def _entries(fields: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]
     if len(entries) > _MAX_RULES:
         raise RuleInvalid(f"{where}: has {len(entries)} entries, at most {_MAX_RULES} are allowed")
     yield from entries.items()
-
-
-def _parse_name(name: str, where: str) -> str:
-    if len(name) > _MAX_NAME or not _NAME.fullmatch(name):
-        raise RuleInvalid(
-            f"{where}.{name[:80]}: a name takes lower-case letters and digits, with single . _ - between, "
-            f"at most {_MAX_NAME}"
-        )
-    return name
-
-
-def _parse_url(value: object, where: str) -> URL:
-    problem = f"{where}: must be http(s)://HOST[:PORT], without path, user or password"
-    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
-        raise RuleInvalid(problem)
-    try:
-        url = URL(value)
-        is_origin = url.scheme in {"http", "https"} and bool(url.host) and url == url.origin()
-    except ValueError as error:
-        raise RuleInvalid(problem) from error
-    if not is_origin:
-        raise RuleInvalid(problem)
-    return url.origin()
 
 
 def _parse_tags(value: object, where: str) -> TagRules:

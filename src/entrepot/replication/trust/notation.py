@@ -165,16 +165,16 @@ def _parse_cose(content: bytes) -> _Envelope:
     document = _parse_cbor(content)
     if not isinstance(document, cbor2.CBORTag) or document.tag != _COSE_SIGN1:
         raise SignatureInvalid("the envelope is no COSE_Sign1")
-    match document.value:
-        case [bytes() as protected, dict() as unprotected, bytes() as payload, bytes() as signature]:
+    match document.value:  # inside a tag, the library makes tuples and frozen mappings
+        case [bytes() as protected, Mapping() as unprotected, bytes() as payload, bytes() as signature]:
             pass
         case _:
             raise SignatureInvalid("the envelope is no COSE_Sign1")
     headers = _parse_cbor(protected)
-    if not isinstance(headers, dict) or not isinstance(headers.get(_COSE_CRITICAL), list):
+    if not isinstance(headers, Mapping) or not isinstance(headers.get(_COSE_CRITICAL), list):
         raise SignatureInvalid("its protected header names nothing critical")
     chain = unprotected.get(_COSE_CHAIN)
-    certificates = [one for one in (chain if isinstance(chain, list) else [chain]) if isinstance(one, bytes)]
+    certificates = [one for one in (chain if isinstance(chain, list | tuple) else [chain]) if isinstance(one, bytes)]
     return _Envelope(
         algorithm=headers.get(_COSE_ALGORITHM),
         critical=headers[_COSE_CRITICAL],
