@@ -56,6 +56,8 @@ class Publication:
         self._signing = signing
         self._graph = GraphCopy(source, registry, concurrency=concurrency, tell=tell)
         self._locks: WeakValueDictionary[tuple[RepositoryName, Digest], asyncio.Lock] = WeakValueDictionary()
+        # Whose companions were asked for, so that nothing is late of which that is true.
+        self._asked: set[tuple[RepositoryName, Digest]] = set()
 
     async def judge(self, item: Item, tags: Tags) -> Signed | None:
         """Who signed what `item` names, None when the rule does not ask. Raises SignatureRefused or SourceError."""
@@ -73,7 +75,7 @@ class Publication:
         companions = Companions(self._source, item.origin, tags)
         # One at a time for one digest: several tags often name the same.
         async with self._locks.setdefault((item.target, item.digest), asyncio.Lock()):
-            listed = await companions.find(item.digest) if self._follow or self._admission else []
+            listed = await self.find(item.route, companions, item.digest) if self._follow or self._admission else []
             signed = await self._admission.verify(item, companions, listed) if self._admission else None
 
             async def before_tag() -> None:
@@ -83,6 +85,11 @@ class Publication:
 
             await self._graph.copy(item, before_tag=before_tag)
         return signed
+
+    async def find(self, route: Route, companions: Companions, subject: Digest) -> list[Companion]:
+        """What belongs to a manifest now. Raises SourceError."""
+        self._asked.add((route.target, subject))
+        return await companions.find(subject)
 
     async def sign(self, route: Route, digest: Digest) -> None:
         """Sign a manifest that is here, if the rule says so and it was not done before."""
@@ -94,7 +101,7 @@ class Publication:
         await _Follower(self, route, Companions(self._source, route.origin, tags)).bring(companion, level=1)
 
     async def find_late(self, route: Route, tags: frozenset[Tag], digests: Iterable[Digest]) -> list[Companion]:
-        """What was attached at the source since `digests`, which tags here and there name, were copied.
+        """What was attached at the source since `digests`, which tags here and there name, were copied: not just now.
 
         Looks at cosign's tags of everything that is here, and at the referrers of `digests` themselves; those of an
         index's children are looked at when its tag changes.
@@ -102,13 +109,18 @@ class Publication:
         if not self._follow:
             return []
         companions = Companions(self._source, route.origin, tags)
-        spoken_of = {tag: subject for tag in tags if (subject := subject_of(tag)) is not None}
+        spoken_of = {
+            tag: subject
+            for tag in tags
+            if (subject := subject_of(tag)) is not None and (route.target, subject) not in self._asked
+        }
         held = await self._registry.select_held(route.target, set(spoken_of.values()))
         late = await self._find_late_tags(route, companions, {t: s for t, s in spoken_of.items() if s in held})
         with_fallback = {
             subject for tag, subject in spoken_of.items() if subject in held and tag == referrers_tag(subject)
         }
-        late += await self._find_late_referrers(route, companions, with_fallback.union(digests))
+        unchanged = {digest for digest in digests if (route.target, digest) not in self._asked}
+        late += await self._find_late_referrers(route, companions, with_fallback | unchanged)
         return late
 
     async def _find_late_tags(
@@ -199,7 +211,7 @@ class _Follower:
 
     async def bring_all(self, subject: Digest, level: int) -> None:
         """Copy what belongs to `subject`."""
-        for companion in await self._companions.find(subject):
+        for companion in await self._publication.find(self._route, self._companions, subject):
             await self.bring(companion, level)
 
     async def bring(self, companion: Companion, level: int) -> None:

@@ -1,5 +1,6 @@
 """What every source must do, whatever registry is behind it."""
 
+import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -14,24 +15,37 @@ from entrepot.errors import SourceDenied, SourceLoginMissing, SourceMissing
 from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Descriptor, Manifest
-from entrepot.oci.reference import RepositoryName, Tag
+from entrepot.oci.reference import RepositoryName, Tag, referrers_tag
 from entrepot.replication.backoff import Backoff
 from entrepot.replication.registry_source import open_registry
 from entrepot.replication.rules import SourceSpec
 from entrepot.replication.source import Source
-from tests.support.content import Image, index_of
+from tests.support.content import Image, descriptor, index_of
 from tests.support.hostile import serving
 from tests.support.programs import Entrepot, docker_registry
 
 PASSWORD_VARIABLE = "CONTRACT_PASSWORD"
 API = RepositoryName("smm/api")
 IMAGE, OTHER = Image(), Image(layer=os.urandom(5 * 1024 * 1024))
+SUBJECT = descriptor(media_types.OCI_MANIFEST, IMAGE.manifest)
+# What speaks of the image, as documents that differ in their annotations alone.
+REFERRERS = [
+    json.dumps(json.loads(IMAGE.manifest) | {"subject": SUBJECT, "annotations": {"number": str(number)}}).encode()
+    for number in range(5)
+]
+FALLBACK = json.dumps(
+    {
+        "schemaVersion": 2,
+        "mediaType": media_types.OCI_INDEX,
+        "manifests": [descriptor(media_types.OCI_MANIFEST, content) for content in REFERRERS],
+    }
+).encode()
 QUICK = Backoff(attempts=2, first_seconds=0.01)
 
 
 @dataclass(frozen=True)
 class Filled:
-    """A registry with content: `smm/api` with v1, v2 (an index) and v3, and `smm/web` with v1."""
+    """A registry with content: `smm/api` with v1, v2 (an index), v3 and what speaks of v1, and `smm/web` with v1."""
 
     url: str
     username: str | None = None
@@ -57,6 +71,17 @@ def push(url: str, username: str, password: str) -> None:
         headers = {"Content-Type": media_types.OCI_INDEX}
         index = index_of(IMAGE, OTHER)
         http.put("/v2/smm/api/manifests/v2", content=index, headers=headers).raise_for_status()
+        answers = [
+            http.put(
+                f"/v2/smm/api/manifests/{Digest.of(content)}",
+                content=content,
+                headers={"Content-Type": media_types.OCI_MANIFEST},
+            ).raise_for_status()
+            for content in REFERRERS
+        ]
+        if not all("OCI-Subject" in answer.headers for answer in answers):  # then clients keep the list themselves
+            tag = referrers_tag(IMAGE.digest)
+            http.put(f"/v2/smm/api/manifests/{tag}", content=FALLBACK, headers=headers).raise_for_status()
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +111,10 @@ async def hostile() -> AsyncIterator[Filled]:
             for tag, image in tags.items():
                 registry.put_image(name, tag, image)
         registry.put_index("smm/api", "v2", IMAGE, OTHER)
+        for content in REFERRERS:
+            registry.put_manifest("smm/api", content, media_types.OCI_MANIFEST)
         registry.page = 2
+        registry.has_referrers = True
         yield Filled(registry.url)
 
 
@@ -108,7 +136,20 @@ async def test_repositories_are_listed(source: Source) -> None:
 
 
 async def test_tags_are_listed(source: Source) -> None:
-    assert sorted([tag async for tag in source.list_tags(API)]) == [Tag("v1"), Tag("v2"), Tag("v3")]
+    found = sorted([tag async for tag in source.list_tags(API)])
+    assert [tag for tag in found if tag != referrers_tag(IMAGE.digest)] == [Tag("v1"), Tag("v2"), Tag("v3")]
+
+
+async def test_what_speaks_of_a_manifest_is_listed(source: Source) -> None:
+    expected = {Digest.of(content) for content in REFERRERS}
+    for _ in range(2):  # the second time, what the registry cannot do is known
+        assert {entry.digest for entry in await source.list_referrers(API, IMAGE.digest)} == expected
+    for repository, subject in (
+        (API, OTHER.digest),
+        (API, Digest.of(b"none")),
+        (RepositoryName("smm/none"), IMAGE.digest),
+    ):
+        assert await source.list_referrers(repository, subject) == []
 
 
 @pytest.mark.parametrize(("tag", "content"), [("v1", IMAGE.manifest), ("v2", index_of(IMAGE, OTHER))])

@@ -97,10 +97,10 @@ def _verify_envelope(envelope: dict[str, Any], subject: Digest, keys: tuple[Publ
     if payload_type != STATEMENT:
         raise SignatureInvalid(f"the envelope holds {_shown(payload_type)}, not {STATEMENT}")
     statement = parse_object(payload, "the statement")
-    if statement.get("_type") != _STATEMENT_TYPE:
-        raise SignatureInvalid(f"the statement is of type {_shown(statement.get('_type'))}, not {_STATEMENT_TYPE}")
     if statement.get("predicateType") != SIGN_PREDICATE:
         raise SignatureInvalid(f"it attests {_shown(statement.get('predicateType'))}, which is no signature")
+    if statement.get("_type") != _STATEMENT_TYPE:
+        raise SignatureInvalid(f"the statement is of type {_shown(statement.get('_type'))}, not {_STATEMENT_TYPE}")
     for entry in get_list(statement, "subject", "the statement"):
         digests = entry.get("digest") if isinstance(entry, dict) else None
         if isinstance(digests, dict) and digests.get(subject.algorithm) == subject.hex:

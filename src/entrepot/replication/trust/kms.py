@@ -3,7 +3,6 @@
 Importing this takes half a second and 20 MB, for the SDK: only what opens such a key does.
 """
 
-import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from entrepot.errors import RuleInvalid, SignatureInvalid, SignerUnavailable
-from entrepot.replication.trust.keys import PublicKey, verify_usable
+from entrepot.replication.trust.keys import PublicKey, is_signed, verify_usable
 
 _CONNECT_SECONDS, _ANSWER_SECONDS, _ATTEMPTS = 5, 10, 4
 # KMS API Reference, "Common Errors", and the errors of Sign.
@@ -50,17 +49,20 @@ class KmsSigner:
         return self._public_key
 
     async def sign(self, message: bytes) -> bytes:
-        """A signature over `message`, of which KMS sees the digest alone. Raises SignerUnavailable or RuleInvalid."""
+        """A signature over `message` of at most 4,096 bytes, KMS's limit. Raises SignerUnavailable or RuleInvalid."""
         answer = await _ask(
             self._client,
             "sign",
             self._where,
             KeyId=self._key_id,
-            Message=hashlib.sha256(message).digest(),
-            MessageType="DIGEST",
+            Message=message,
+            MessageType="RAW",
             SigningAlgorithm=self._algorithm,
         )
-        return bytes(answer["Signature"])
+        signature = bytes(answer["Signature"])
+        if not is_signed(self._public_key, signature, message):
+            raise SignerUnavailable(f"{self._where}: KMS answered with a signature that does not hold; try again")
+        return signature
 
 
 @asynccontextmanager
