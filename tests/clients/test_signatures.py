@@ -209,6 +209,17 @@ def test_what_cosign_and_notation_signed_is_published_and_nothing_else(world: Wo
         assert answer.returncode != 0
 
 
+def test_plan_and_run_say_what_is_refused_and_why(world: World, trusted: dict[str, Any]) -> None:
+    environment = {"READER": READER[1]}
+    planned = run_well(*world.entrepot.command("replicate", "plan", "trusted"), environment=environment)
+    assert f"refused  smm/unsigned:v1  smm/unsigned:v1  {world.images['smm/unsigned']}" in planned
+    assert "7 tags at the source match, 2 of them are due, 2 of those refused" in planned
+    done = run(*world.entrepot.command("replicate", "run", "trusted", "--wait"), environment=environment)
+    assert done.returncode == 1
+    assert "REFUSED smm/stranger:v1: smm/stranger@sha256:" in done.stdout
+    assert "2 refused, FAILED: smm/stranger:v1: smm/stranger@sha256:" in done.stdout
+
+
 def test_skopeo_and_crane_find_the_same_bytes_under_the_same_names(world: World, trusted: dict[str, Any]) -> None:
     for tag in ("v1", *(world.tag("smm/two", kind) for kind in ("sig", "att", "sbom"))):
         here, there = (f"{host}/smm/two:{tag}" for host in (world.entrepot.host, world.source))

@@ -196,6 +196,10 @@ def _tell_report(run: "Run") -> str:
         f"{report['tags'].get('same', 0)} as here",
         f"{report['blobs_copied']} blobs ({report['bytes'] / 1e6:.1f} MB) copied, {report['blobs_mounted']} mounted",
     ]
+    # Reports of earlier versions do not have these.
+    for name, words in (("referrers_copied", "referrers copied"), ("signed", "signed"), ("refused", "refused")):
+        if report.get(name):
+            parts.append(f"{report[name]} {words}")
     if run.status == "failed":
         parts.append(f"FAILED: {_tell_problem(report)}")
     return ", ".join(parts)
