@@ -13,10 +13,14 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from entrepot.bootstrap import build_parts, close_parts
+from entrepot.errors import SignatureInvalid
 from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
+from entrepot.oci.manifest import Manifest
 from entrepot.replication.rules import parse_rule_file
 from entrepot.replication.runs import Run
+from entrepot.replication.trust.certificates import parse_certificates
+from entrepot.replication.trust.notation import COSE, JWS, Roots, verify_envelope
 from entrepot.settings import Settings
 from entrepot.storage.clock import utc_now
 from tests.support.aws import ACCOUNT, moto_server
@@ -24,6 +28,7 @@ from tests.support.content import Image, index_of
 from tests.support.programs import Entrepot, docker_registry, require, run, run_well
 from tests.support.served import TESTER
 from tests.support.signatures import DAY, make_certificate, private_pem
+from tests.support.stamps import stamping
 
 PASSWORD = "password-of-the-key"
 READER = ("reader", "secret-of-the-source")
@@ -251,6 +256,34 @@ def test_notation_and_oras_find_what_arrived(world: World, trusted: dict[str, An
         "application/vnd.cncf.notary.signature",
         "application/spdx+json",
     }
+
+
+@pytest.mark.parametrize(("kind", "media_type"), [("jws", JWS), ("cose", COSE)])
+def test_a_time_stamp_outlives_the_certificate(world: World, tmp_path: Path, kind: str, media_type: str) -> None:
+    name = f"stamped/{kind}"
+    world.push(name, Image())
+    with stamping(tmp_path / "authority") as authority:
+        login = ["--insecure-registry", "-u", READER[0], "-p", READER[1]]
+        stamp = ["--timestamp-url", authority.url, "--timestamp-root-cert", authority.folder / "root"]
+        world.call("notation", "sign", *login, *stamp, "--signature-format", kind, world.at_source(name))
+    listed = json.loads(world.call("crane", "manifest", f"{world.source}/{name}:{world.tag(name, 'x')[:-2]}"))
+    envelope = json.loads(world.call("crane", "manifest", f"{world.source}/{name}@{listed['manifests'][0]['digest']}"))
+    # crane prints text; the bytes of COSE are none.
+    with httpx.Client(base_url=f"http://{world.source}", auth=READER) as http:
+        content = http.get(f"/v2/{name}/blobs/{envelope['layers'][0]['digest']}").content
+        headers = {"Accept": media_types.OCI_MANIFEST}
+        manifest = Manifest.parse(http.get(f"/v2/{name}/manifests/v1", headers=headers).content)
+    root = world.folder / "config" / "notation" / "truststore" / "x509" / "ca" / "vendor" / "root.pem"
+    signers = parse_certificates(root.read_bytes())
+    stranger = make_certificate("stranger", is_authority=True, valid=(utc_now() - DAY, utc_now() + DAY))
+    later = utc_now() + 30 * DAY
+
+    assert verify_envelope(content, media_type, manifest, Roots(signers), utc_now())
+    assert verify_envelope(content, media_type, manifest, Roots(signers, (authority.root.certificate,)), later)
+    with pytest.raises(SignatureInvalid, match="expired on"):
+        verify_envelope(content, media_type, manifest, Roots(signers), later)
+    with pytest.raises(SignatureInvalid, match="its time stamp does not hold"):
+        verify_envelope(content, media_type, manifest, Roots(signers, (stranger.certificate,)), later)
 
 
 def test_a_late_signature_arrives_with_the_next_run(world: World) -> None:

@@ -1,4 +1,4 @@
-"""AWS as moto plays it: ECR, STS, IAM and the instance metadata of one server, and a way to watch what is asked of it."""
+"""AWS as moto plays it: ECR, STS, IAM and instance metadata on one server; and a way to watch what is asked of it."""
 
 import json
 import re
@@ -57,7 +57,8 @@ class Moto:
             self._check_from("inf")
 
     def _check_from(self, count: str) -> None:
-        request = urllib.request.Request(f"{self.url}/moto-api/reset-auth", data=count.encode(), method="POST")
+        headers = {"Content-Type": "text/plain"}
+        request = urllib.request.Request(f"{self.url}/moto-api/reset-auth", count.encode(), headers, method="POST")
         urllib.request.urlopen(request, timeout=10).close()
 
 
@@ -98,8 +99,8 @@ class Watched:
         """Pass on one request."""
         body = await request.read()
         self._note(request, body)
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in {"content-length"}}
-        async with httpx.AsyncClient(timeout=30) as http:
+        headers = {name: value for name, value in request.headers.items() if name.lower() != "content-length"}
+        async with httpx.AsyncClient(timeout=30, trust_env=False) as http:
             answer = await http.request(
                 request.method, f"{self.target}{request.path_qs}", headers=headers, content=body
             )

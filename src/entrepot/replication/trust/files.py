@@ -5,9 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from cryptography import x509
+
 from entrepot.errors import RuleInvalid, SignatureInvalid
 from entrepot.replication.trust.certificates import parse_certificates
 from entrepot.replication.trust.keys import parse_public_key
+from entrepot.replication.trust.notation import Roots
 from entrepot.replication.trust.policy import TrustPolicy
 from entrepot.replication.trust.spec import MAX_PEM_BYTES, SignSpec, TrustSpec, is_pem
 
@@ -17,11 +20,17 @@ T = TypeVar("T")
 def load_policy(spec: TrustSpec, where: str) -> TrustPolicy:
     """The policy with its keys and certificates. Raises RuleInvalid, which names the place, `where`, and the file."""
     keys = [_load(entry, f"{where}.cosign.keys[{number}]", parse_public_key) for number, entry in enumerate(spec.keys)]
-    certificates = [
-        _load(entry, f"{where}.notation.certificates[{number}]", parse_certificates)
-        for number, entry in enumerate(spec.certificates)
-    ]
-    return TrustPolicy(tuple(keys), tuple(certificate for some in certificates for certificate in some))
+    where = f"{where}.notation"
+    roots = Roots(
+        _load_certificates(spec.certificates, f"{where}.certificates"),
+        _load_certificates(spec.timestamp_authorities, f"{where}.timestamp_authorities"),
+    )
+    return TrustPolicy(tuple(keys), roots)
+
+
+def _load_certificates(entries: tuple[str, ...], where: str) -> tuple[x509.Certificate, ...]:
+    loaded = (_load(entry, f"{where}[{number}]", parse_certificates) for number, entry in enumerate(entries))
+    return tuple(certificate for some in loaded for certificate in some)
 
 
 def read_file(path: str, where: str) -> bytes:

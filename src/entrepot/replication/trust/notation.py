@@ -2,8 +2,8 @@
 
 Implements its "Signature Specification" 1.1 with both envelopes, JWS (RFC 7515, JSON flattened) and COSE (RFC 9052,
 COSE_Sign1), and of "Trust Store and Trust Policy" what can be told from the envelope alone: integrity, authenticity and
-expiry. A certificate must be valid now. Time stamps, revocation and verification plugins are not judged: without them
-less is accepted, never more.
+expiry. A certificate must be valid now, or have been when a trusted authority stamped the signature. Revocation and
+verification plugins are not judged.
 """
 
 from collections.abc import Mapping
@@ -30,6 +30,7 @@ from entrepot.replication.trust.strict import (
     get_text,
     parse_object,
 )
+from entrepot.replication.trust.timestamps import verify_timestamp
 
 SIGNATURE: Final = "application/vnd.cncf.notary.signature"
 JWS: Final = "application/jose+json"
@@ -37,6 +38,7 @@ COSE: Final = "application/cose"
 _PAYLOAD: Final = "application/vnd.cncf.notary.payload.v1+json"
 _SCHEME: Final = "io.cncf.notary.signingScheme"
 _EXPIRY: Final = "io.cncf.notary.expiry"
+_TIMESTAMP: Final = "io.cncf.notary.timestampSignature"
 _UNDERSTOOD: Final = frozenset({_SCHEME, _EXPIRY})
 
 # "Signature Algorithm Requirements": the key alone decides, and the header must say the same. COSE: RFC 8152 and 8230.
@@ -67,22 +69,40 @@ class _Envelope:
     signed: bytes
     signature: bytes
     chain: list[bytes]
+    timestamp: bytes | None
 
 
-def verify_envelope(
-    content: bytes, media_type: str, manifest: Manifest, trusted: tuple[x509.Certificate, ...], now: datetime
-) -> Signed:
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """Certificates that may sign, and those of authorities whose time stamps are believed."""
+
+    signers: tuple[x509.Certificate, ...] = ()
+    timestamps: tuple[x509.Certificate, ...] = ()
+
+
+def verify_envelope(content: bytes, media_type: str, manifest: Manifest, roots: Roots, now: datetime) -> Signed:
     """Who signed `content`, an envelope which must speak of `manifest`. Raises SignatureInvalid."""
     envelope = _parse_cose(content) if media_type == COSE else _parse_jws(content)
     chain = parse_chain(envelope.chain)
     _verify_signature(envelope, chain[0])
-    verify_chain(chain, trusted, now)
+    _verify_certificates(envelope, chain, roots, now)
     _verify_headers(envelope, now)
     artifact = get_object(parse_object(envelope.payload, "the payload"), "targetArtifact", "the payload")
     stated = artifact.get("digest"), artifact.get("size"), artifact.get("mediaType")
     if stated != (str(manifest.digest), manifest.size, manifest.media_type):
         raise SignatureInvalid(f"it was made for {str(stated[0])[:80]!r}, of another digest, size or media type")
     return Signed(f"notation certificate {show_subject(chain[0])}")
+
+
+def _verify_certificates(envelope: _Envelope, chain: list[x509.Certificate], roots: Roots, now: datetime) -> None:
+    try:
+        verify_chain(chain, roots.signers, now)
+    except SignatureInvalid:
+        if envelope.timestamp is None or not roots.timestamps:
+            raise
+        span = verify_timestamp(envelope.timestamp, envelope.signature, roots.timestamps)
+        for moment in (span.earliest, span.latest):
+            verify_chain(chain, roots.signers, moment)
 
 
 def _verify_signature(envelope: _Envelope, certificate: x509.Certificate) -> None:
@@ -147,7 +167,9 @@ def _parse_jws(content: bytes) -> _Envelope:
     document = parse_object(content, "the envelope")
     protected, payload = (get_text(document, name, "the envelope") for name in ("protected", "payload"))
     headers = parse_object(decode_base64url(protected, "its protected header"), "its protected header")
-    certificates = get_list(get_object(document, "header", "the envelope"), "x5c", "the envelope")
+    unprotected = get_object(document, "header", "the envelope")
+    certificates = get_list(unprotected, "x5c", "the envelope")
+    timestamp = unprotected.get(_TIMESTAMP)
     chain = [decode_base64(text if isinstance(text, str) else "!", "a certificate") for text in certificates]
     return _Envelope(
         algorithm=get_text(headers, "alg", "its protected header"),
@@ -158,6 +180,7 @@ def _parse_jws(content: bytes) -> _Envelope:
         signed=f"{protected}.{payload}".encode(),
         signature=decode_base64url(get_text(document, "signature", "the envelope"), "its signature"),
         chain=chain,
+        timestamp=decode_base64(timestamp, "its time stamp") if isinstance(timestamp, str) else None,
     )
 
 
@@ -175,6 +198,7 @@ def _parse_cose(content: bytes) -> _Envelope:
         raise SignatureInvalid("its protected header names nothing critical")
     chain = unprotected.get(_COSE_CHAIN)
     certificates = [one for one in (chain if isinstance(chain, list | tuple) else [chain]) if isinstance(one, bytes)]
+    timestamp = unprotected.get(_TIMESTAMP)
     return _Envelope(
         algorithm=headers.get(_COSE_ALGORITHM),
         critical=headers[_COSE_CRITICAL],
@@ -185,6 +209,7 @@ def _parse_cose(content: bytes) -> _Envelope:
         signed=cbor2.dumps(["Signature1", protected, b"", payload]),
         signature=signature,
         chain=certificates,
+        timestamp=timestamp if isinstance(timestamp, bytes) else None,
     )
 
 

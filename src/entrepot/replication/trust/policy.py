@@ -1,15 +1,14 @@
 """A rule's trust policy: which signatures there are in a manifest, and whether one is by somebody trusted. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
-
-from cryptography import x509
 
 from entrepot.oci.manifest import Descriptor, Manifest, read_layer_annotations
 from entrepot.replication.trust import cosign, notation
 from entrepot.replication.trust.cosign import Signed
 from entrepot.replication.trust.keys import PublicKey
+from entrepot.replication.trust.notation import Roots
 
 # Notation's largest chains, and bundles with all that a transparency log says, stay below 20 KiB.
 MAX_SIGNATURE_BYTES: Final = 256 * 1024
@@ -28,7 +27,7 @@ class TrustPolicy:
     """A signature by one of these keys, or under one of these certificates, is enough."""
 
     keys: tuple[PublicKey, ...] = ()
-    certificates: tuple[x509.Certificate, ...] = ()
+    roots: Roots = field(default_factory=Roots)
 
     def find_candidates(self, manifest: Manifest, *, is_tagged: bool) -> list[Candidate]:
         """The signatures in a manifest that this policy could accept.
@@ -44,7 +43,7 @@ class TrustPolicy:
             ]
             return payloads if self.keys else []
         kinds = (cosign.BUNDLES if self.keys else set()) | (
-            {notation.JWS, notation.COSE} if self.certificates else set()
+            {notation.JWS, notation.COSE} if self.roots.signers else set()
         )
         return [Candidate(blob) for blob in layers if blob.media_type in kinds]
 
@@ -55,4 +54,4 @@ class TrustPolicy:
             return cosign.verify_simple_signing(content, candidate.annotation, subject.digest, self.keys)
         if media_type in cosign.BUNDLES:
             return cosign.verify_bundle(content, subject, self.keys)
-        return notation.verify_envelope(content, media_type, subject, self.certificates, now)
+        return notation.verify_envelope(content, media_type, subject, self.roots, now)

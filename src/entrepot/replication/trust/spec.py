@@ -22,10 +22,14 @@ _KMS = re.compile(r"arn:aws[a-z-]*:kms:([a-z0-9-]+):[0-9]{12}:(?:key/[A-Za-z0-9-
 
 @dataclass(frozen=True, slots=True)
 class TrustSpec:
-    """A signature by one of these keys, or one of these certificates, is enough; each a path, or PEM."""
+    """A signature by one of these keys, or one of these certificates, is enough; each a path, or PEM.
+
+    A certificate that has expired will do where one of `timestamp_authorities` stamped the signature before.
+    """
 
     keys: tuple[str, ...] = ()
     certificates: tuple[str, ...] = ()
+    timestamp_authorities: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, document: object, where: str) -> Self:
@@ -34,10 +38,22 @@ class TrustSpec:
         verify_known(fields, where, {"cosign", "notation"})
         if not fields:
             raise RuleInvalid(f"{where}: says whose signatures are asked for: cosign, notation, or either")
-        return cls(
-            keys=_parse_section(fields, "cosign", "keys", where, parse_public_key),
-            certificates=_parse_section(fields, "notation", "certificates", where, parse_certificates),
-        )
+        keys: tuple[str, ...] = ()
+        certificates: tuple[str, ...] = ()
+        authorities: tuple[str, ...] = ()
+        if "cosign" in fields:
+            inner = parse_mapping(fields["cosign"], f"{where}.cosign")
+            verify_known(inner, f"{where}.cosign", {"keys"})
+            keys = _parse_entries(inner.get("keys"), f"{where}.cosign.keys", parse_public_key)
+        if "notation" in fields:
+            at = f"{where}.notation"
+            inner = parse_mapping(fields["notation"], at)
+            verify_known(inner, at, {"certificates", "timestamp_authorities"})
+            certificates = _parse_entries(inner.get("certificates"), f"{at}.certificates", parse_certificates)
+            if "timestamp_authorities" in inner:
+                at = f"{at}.timestamp_authorities"
+                authorities = _parse_entries(inner["timestamp_authorities"], at, parse_certificates)
+        return cls(keys, certificates, authorities)
 
     def to_document(self) -> dict[str, Any]:
         """As in replication.yaml."""
@@ -46,6 +62,8 @@ class TrustSpec:
             document["cosign"] = {"keys": list(self.keys)}
         if self.certificates:
             document["notation"] = {"certificates": list(self.certificates)}
+        if self.timestamp_authorities:
+            document["notation"]["timestamp_authorities"] = list(self.timestamp_authorities)
         return document
 
 
@@ -93,15 +111,7 @@ def is_pem(text: str) -> bool:
     return text.startswith(_PEM)
 
 
-def _parse_section(
-    fields: Any, section: str, name: str, where: str, parse: Callable[[bytes], object]
-) -> tuple[str, ...]:
-    if section not in fields:
-        return ()
-    where = f"{where}.{section}"
-    inner = parse_mapping(fields[section], where)
-    verify_known(inner, where, {name})
-    entries, where = inner.get(name), f"{where}.{name}"
+def _parse_entries(entries: object, where: str, parse: Callable[[bytes], object]) -> tuple[str, ...]:
     if not isinstance(entries, list) or not 0 < len(entries) <= _MAX_ENTRIES:
         raise RuleInvalid(f"{where}: must be a list of 1 to {_MAX_ENTRIES} paths, or PEM texts")
     return tuple(_parse_entry(entry, f"{where}[{number}]", parse) for number, entry in enumerate(entries))

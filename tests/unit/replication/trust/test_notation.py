@@ -14,7 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from entrepot.errors import SignatureInvalid
 from entrepot.oci.manifest import Manifest
 from entrepot.replication.trust.certificates import parse_certificates
-from entrepot.replication.trust.notation import COSE, JWS, verify_envelope
+from entrepot.replication.trust.notation import COSE, JWS, Roots, verify_envelope
 from entrepot.replication.trust.strict import decode_base64url
 from tests.support.content import Image
 from tests.support.signatures import (
@@ -41,7 +41,7 @@ Make = Callable[..., bytes]
 
 def verify(content: bytes, kind: str, *trusted: Certificate) -> str:
     roots = tuple(one.certificate for one in trusted or (ROOT,))
-    return str(verify_envelope(content, kind, MANIFEST, roots, NOW))
+    return str(verify_envelope(content, kind, MANIFEST, Roots(roots), NOW))
 
 
 @pytest.fixture(params=[JWS, COSE])

@@ -42,6 +42,16 @@ ARN = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890
             "trust.notation.certificates[0]: holds no certificate",
             id="no-certificate",
         ),
+        pytest.param(
+            {"trust": {"notation": {"timestamp_authorities": ["/tsa.pem"]}}},
+            "trust.notation.certificates: must be a list",
+            id="authorities-alone",
+        ),
+        pytest.param(
+            {"trust": {"notation": {"certificates": [ROOT], "timestamp_authorities": []}}},
+            "trust.notation.timestamp_authorities: must be a list",
+            id="no-authorities",
+        ),
         pytest.param({"sign": {}}, "sign: a key is in a file", id="no-key-to-sign"),
         pytest.param({"sign": {"key_file": "/k", "kms": ARN}}, "sign: a key is in a file", id="two-keys"),
         pytest.param({"sign": {"key_file": "k"}}, "sign.key_file: must be an absolute path", id="relative-key"),
@@ -73,6 +83,7 @@ def test_what_is_malformed_is_refused_with_its_place(document: dict[str, Any], p
         {"referrers": "none"},
         {"trust": {"cosign": {"keys": ["/run/cosign.pub", KEY.strip()]}}},
         {"trust": {"cosign": {"keys": ["/k"]}, "notation": {"certificates": ["/ca.pem", ROOT.strip()]}}},
+        {"trust": {"notation": {"certificates": ["/ca.pem"], "timestamp_authorities": ["/tsa.pem"]}}},
         {"sign": {"key_file": "/k", "password_env": "P"}},
         {"sign": {"kms": ARN}},
     ],
@@ -100,10 +111,10 @@ def test_a_tag_that_speaks_of_a_digest_is_not_selected_for_its_own_sake(suffix: 
 def test_keys_and_certificates_come_from_files_or_the_rule(tmp_path: Path) -> None:
     (tmp_path / "key").write_text(KEY)
     (tmp_path / "roots").write_text(ROOT * 2)
-    spec = TrustSpec((KEY.strip(), str(tmp_path / "key")), (str(tmp_path / "roots"),))
+    spec = TrustSpec((KEY.strip(), str(tmp_path / "key")), (str(tmp_path / "roots"),), (ROOT,))
     policy = load_policy(spec, "rules.smm.trust")
     assert len(policy.keys) == 2
-    assert len(policy.certificates) == 2
+    assert (len(policy.roots.signers), len(policy.roots.timestamps)) == (2, 1)
 
 
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
