@@ -222,7 +222,7 @@ def test_plan_and_run_say_what_is_refused_and_why(world: World, trusted: dict[st
     done = run(*world.entrepot.command("replicate", "run", "trusted", "--wait"), environment=environment)
     assert done.returncode == 1
     assert "REFUSED smm/stranger:v1: smm/stranger@sha256:" in done.stdout
-    assert "2 refused, FAILED: smm/stranger:v1: smm/stranger@sha256:" in done.stdout
+    assert "2 refused, FAILED: smm/" in done.stdout
 
 
 def test_skopeo_and_crane_find_the_same_bytes_under_the_same_names(world: World, trusted: dict[str, Any]) -> None:

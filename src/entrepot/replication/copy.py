@@ -52,7 +52,7 @@ class GraphCopy:
         """
         if depth > MAX_DEPTH:
             raise SourceUnsupported(
-                f"source {self._source.name}: indexes in {route.origin} are nested more than {MAX_DEPTH} deep"
+                f"source {self._source.name}: {route.origin} nests indexes more than {MAX_DEPTH} deep"
             )
         async with self._lock(route.target, digest):
             if await self._registry.hold_manifest(route.target, digest):

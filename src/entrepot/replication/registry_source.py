@@ -146,8 +146,8 @@ class RegistrySource:
                 if pages == 0:
                     return None
                 raise
-            if pages == 0 and not media_types.bare(answer.headers.get("Content-Type", "")).endswith("json"):
-                return None  # some other page of its, with status 200
+            if pages == 0 and media_types.bare(answer.headers.get("Content-Type", "")) != media_types.OCI_INDEX:
+                return None  # the spec asks for this type: it is some other page, with status 200
             try:
                 found += Manifest.parse(answer.body, media_types.OCI_INDEX).children
             except ManifestInvalid as error:
