@@ -97,6 +97,23 @@ async def test_what_comes_late_is_found_without_reading_anything_twice(
     assert hostile.count("/blobs/") == 0
 
 
+async def test_the_tag_comes_after_all_that_belongs_to_it(hostile: HostileRegistry, replicating: Replicating) -> None:
+    hostile.has_referrers = True
+    image = hostile.put_image(NAME, "v1")
+    sign_simply(hostile, NAME, image.digest, KEY)
+    put_referrer(hostile, NAME, Manifest.parse(image.manifest), b"sbom", SBOM)
+    seen: list[bool] = []
+
+    async def misbehave(request: web.Request) -> web.StreamResponse | None:
+        if "/blobs/" in request.path:
+            seen.append(Tag("v1") in await replicating.served.parts.registry.read_tag_digests(API, [Tag("v1")]))
+        return None
+
+    hostile.misbehave = misbehave
+    assert (await replicating.run()).status == "done"
+    assert seen == [False] * 5  # config, layer, payload, SBOM, and the empty object of both signature and SBOM
+
+
 async def test_another_signature_under_the_same_tag_comes_too(
     hostile: HostileRegistry, replicating: Replicating
 ) -> None:

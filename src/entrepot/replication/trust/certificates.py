@@ -8,6 +8,7 @@ extensions. Whether a certificate was revoked is not asked.
 from datetime import datetime
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import (
     Criticality,
@@ -47,9 +48,12 @@ def parse_chain(certificates: list[bytes]) -> list[x509.Certificate]:
     if not 0 < len(certificates) <= _MAX_CHAIN:
         raise SignatureInvalid(f"it comes with {len(certificates)} certificates, not 1 to {_MAX_CHAIN}")
     try:
-        return [x509.load_der_x509_certificate(content) for content in certificates]
-    except ValueError as error:
+        chain = [x509.load_der_x509_certificate(content) for content in certificates]
+        for certificate in chain:  # the library reads these late, and has an error of its own for each of them
+            _ = certificate.public_key(), certificate.subject, certificate.extensions
+    except Exception as error:
         raise SignatureInvalid("its certificates cannot be read") from error
+    return chain
 
 
 def verify_chain(chain: list[x509.Certificate], trusted: tuple[x509.Certificate, ...], at: datetime) -> None:
@@ -64,7 +68,7 @@ def verify_chain(chain: list[x509.Certificate], trusted: tuple[x509.Certificate,
     verifier = builder.extension_policies(ee_policy=own, ca_policy=authority).build_client_verifier()
     try:
         verifier.verify(chain[0], chain[1:])
-    except (VerificationError, ValueError) as error:
+    except (VerificationError, ValueError, UnsupportedAlgorithm) as error:
         problem = _explain(chain[0], at) or f"leads to no trusted certificate ({str(error)[:_SHOWN_PROBLEM]})"
         raise SignatureInvalid(f"its certificate {show_subject(chain[0])} {problem}") from error
 

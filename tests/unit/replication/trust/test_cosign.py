@@ -1,6 +1,7 @@
 """Signatures by keys: what holds, and what does not."""
 
 import json
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -169,6 +170,20 @@ def test_a_bundle_may_sign_the_manifest_itself() -> None:
     assert verify_bundle(bundle(sign(KEY, MANIFEST.content)), MANIFEST, KEYS).by.startswith("cosign key sha256:")
     with pytest.raises(SignatureInvalid, match="another key"):
         verify_bundle(bundle(sign(KEY, OTHER.content)), MANIFEST, KEYS)
+
+
+def test_whatever_is_changed_in_a_bundle_it_is_refused_or_holds() -> None:
+    content = bundle_of(KEY, STATEMENT)
+    changes = random.Random(13)
+    refused = 0
+    for _ in range(600):
+        at = changes.randrange(len(content))
+        changed = content[:at] + bytes([content[at] ^ (1 << changes.randrange(8))]) + content[at + 1 :]
+        try:
+            verify_bundle(changed, MANIFEST, KEYS)
+        except SignatureInvalid:
+            refused += 1
+    assert refused > 400
 
 
 def test_what_is_signed_is_always_the_same() -> None:
