@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.aws import Moto, moto_server
 from tests.support.served import RegistryClient, Served, serve
 from tests.support.servers import ObjectStore, PostgreSql, Redis, postgresql, redis, seaweedfs
 
@@ -25,6 +26,12 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
 @pytest.fixture(scope="session")
 def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
+    with moto_server(tmp_path_factory.mktemp("moto")) as server:
         yield server
 
 

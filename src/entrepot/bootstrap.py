@@ -45,6 +45,7 @@ from entrepot.registry.policies import Policies
 from entrepot.registry.service import Registry
 from entrepot.registry.uploads import Uploads
 from entrepot.replication.runs import Replications
+from entrepot.replication.sources import Sources
 from entrepot.settings import MIN_SECRET_KEY_CHARACTERS, LogFormat, LogLevel, Settings, load_settings
 from entrepot.storage.blobs import BlobStore, StoreOptions
 from entrepot.storage.clock import utc_now
@@ -173,7 +174,12 @@ def build_parts(settings: Settings) -> Parts:
         deliveries=Deliveries(database, webhooks, utc_now, destinations),
         upkeep=Upkeep(database, utc_now, _read_retention(settings)),
         replications=Replications(
-            database, registry, utc_now, concurrency=settings.replication.concurrency, host=settings.registry_host
+            database,
+            registry,
+            utc_now,
+            concurrency=settings.replication.concurrency,
+            open_source=Sources().open,
+            host=settings.registry_host,
         ),
         garbage=GarbageCollector(database, blobs, signals, utc_now, grace=grace, untagged=settings.gc.untagged),
     )

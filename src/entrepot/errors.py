@@ -341,6 +341,10 @@ class SignerUnavailable(Unavailable):
     """The key service that signs what is published does not answer."""
 
 
+class ArchiveUnwritable(Unavailable):
+    """An archive that was to be exported cannot be written where it was to go."""
+
+
 class ClientGone(EntrepotError):
     """The client went away, or stalled, before its body was complete; nothing of it is kept."""
 

@@ -214,6 +214,17 @@ class TestReplication:
             assert "cannot be reached" in message
         assert "FAILED: source internal" in entrepot.run("replicate", "status", "smm")
 
+    def test_an_export_says_what_is_missing(self, entrepot: Entrepot, tmp_path: Path) -> None:
+        to = ("--to", tmp_path / "out.tar")
+        assert "smm/none" in fail(entrepot, "replicate", "export", "smm/none", *to)
+        assert "repository name 'SMM'" in fail(entrepot, "replicate", "export", "SMM:v1", *to)
+        assert "--to" in fail(entrepot, "replicate", "export", "smm/none", code=2)
+        (tmp_path / "full").mkdir()
+        write(tmp_path / "full", "cat.jpg", "cat")
+        message = fail(entrepot, "replicate", "export", "smm/none", "--to", tmp_path / "full")
+        assert "holds other things than an OCI layout" in message
+        assert not (tmp_path / "out.tar").exists()
+
     def test_unknown_rule(self, entrepot: Entrepot) -> None:
         for command in ("plan", "run", "status"):
             assert "there is no rule 'none'" in fail(entrepot, "replicate", command, "none")

@@ -1,34 +1,43 @@
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
 from entrepot.replication.backoff import Backoff, Deadlines
-from entrepot.replication.registry_source import open_registry
 from entrepot.replication.rules import parse_rule_file
 from entrepot.replication.runs import Replications, Run
+from entrepot.replication.sources import Sources
 from entrepot.storage.clock import utc_now
 from tests.support.hostile import HostileRegistry, serving
 from tests.support.served import TESTER, Served
 
 RULE = "all"
+IMPATIENT = Deadlines(connect_seconds=1, idle_seconds=0.5, answer_seconds=1)
+HASTY = Backoff(attempts=3, first_seconds=0.01, most_seconds=0.05, patience_seconds=0.2)
 
 
 class Replicating:
     """Replication from a hostile registry into the served application, impatient enough for tests."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(
+        self,
+        served: Served,
+        deadlines: Deadlines = IMPATIENT,
+        backoff: Backoff = HASTY,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.served = served
         self.replications = Replications(
             served.parts.database,
             served.parts.registry,
             utc_now,
             concurrency=4,
-            open_source=lambda spec: open_registry(
-                spec,
-                deadlines=Deadlines(connect_seconds=1, idle_seconds=0.5, answer_seconds=1),
-                backoff=Backoff(attempts=3, first_seconds=0.01, most_seconds=0.05),
-            ),
+            open_source=Sources(
+                deadlines=deadlines,
+                backoff=backoff,
+                monotonic=monotonic,
+            ).open,
         )
 
     async def apply(self, url: str, **login: str) -> None:

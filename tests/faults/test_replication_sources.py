@@ -1,23 +1,28 @@
 """Sources that are away, broken or lying: a clear reason, and nothing of it is kept."""
 
 import asyncio
+import gzip
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
 from entrepot.oci.reference import RepositoryName, Tag
+from entrepot.replication.backoff import Backoff
 from entrepot.replication.rules import parse_rule_file
 from tests.faults.conftest import RULE, Replicating
 from tests.support.content import CONFIG_TYPE, LAYER_TYPE, Image, descriptor
+from tests.support.forward_proxy import forward_proxy
 from tests.support.hostile import HostileRegistry, Misbehave, send_pieces, serving
 from tests.support.programs import free_port
-from tests.support.served import TESTER, files_below
+from tests.support.served import TESTER, Served, files_below
 
 API = RepositoryName("smm/api")
 IMAGE = Image(layer=os.urandom(300_000))
@@ -85,12 +90,28 @@ async def foreign_page(request: web.Request) -> web.StreamResponse:
     return web.json_response({"tags": ["v1"]}, headers={"Link": '<http://other.example/v2/>; rel="next"'})
 
 
+def compressed(content: bytes) -> Misbehave:
+    """A body that says it is to be unpacked, though nobody asked for that."""
+    packed = gzip.compress(content)
+
+    async def misbehave(request: web.Request) -> web.StreamResponse:
+        # The length keeps aiohttp's server from packing it once more.
+        headers = {"Content-Encoding": "gzip", "Content-Length": str(len(packed))}
+        return web.Response(body=packed, headers=headers, content_type="application/json")
+
+    return misbehave
+
+
 WRONG_BLOB = os.urandom(len(IMAGE.layer))
+WRONG_END = IMAGE.layer[:-1] + bytes([IMAGE.layer[-1] ^ 1])
+BOMB = b" " * 200_000_000
+METADATA = "/latest/meta-data/iam/security-credentials/"
 OTHER_MANIFEST = Image().manifest
 HTML = "<html><body>Please sign in</body></html>"
 
 LIES = [
     pytest.param(at(LAYER)(answering(200, WRONG_BLOB)), "source", "not kept|nothing was kept", id="other-blob"),
+    pytest.param(at(LAYER)(answering(200, WRONG_END)), "source", "not kept|nothing was kept", id="wrong-last-byte"),
     pytest.param(at(LAYER)(sending(IMAGE.layer + b"more")), "source", "has more than its 300000", id="longer-chunked"),
     pytest.param(at(LAYER)(sending(IMAGE.layer[:-1])), "source", "ends after 299999 of 300000", id="shorter-chunked"),
     pytest.param(at(LAYER)(answering(200, IMAGE.layer + b"x")), "source", "announced with 300001", id="longer"),
@@ -103,11 +124,20 @@ LIES = [
     pytest.param(at(LAYER)(hang), "source", "did not answer within", id="blob-hangs"),
     pytest.param(at(LAYER)(stall), "source", "stopped answering", id="blob-stalls"),
     pytest.param(at(LAYER)(redirecting("ftp://x/y")), "source", "no URL", id="redirect-nowhere"),
+    pytest.param(at(LAYER)(redirecting("http://x:1y/")), "source", "no URL", id="redirect-to-no-port"),
     pytest.param(at(LAYER)(redirecting("/v2/smm/api/blobs/" + LAYER)), "source", "redirects .* more", id="loop"),
+    pytest.param(at(LAYER)(redirecting(f"http://169.254.169.254{METADATA}")), "source", "may lead to", id="metadata"),
+    pytest.param(
+        at(LAYER)(redirecting(f"http://2852039166{METADATA}")), "source", "not answer in HTTP", id="metadata-2"
+    ),
+    pytest.param(at(LAYER)(redirecting(f"http://[::ffff:a9fe:a9fe]{METADATA}")), "source", "lead to", id="metadata-v6"),
+    pytest.param(at(LAYER)(redirecting("http://0.0.0.0:1/")), "source", "may lead to", id="unspecified-address"),
     pytest.param(at(MANIFEST)(answering(200, OTHER_MANIFEST)), "source", "has another digest", id="other-manifest"),
     pytest.param(at(MANIFEST)(answering(200, HTML, "text/html")), "source", "another digest", id="html-as-manifest"),
     pytest.param(at(MANIFEST)(sending(b"{" * 5_000_000)), "source", "more than the 4194304", id="huge-manifest"),
-    pytest.param(at(MANIFEST)(answering(429)), "source", "429.*tried 3 times", id="throttled-for-ever"),
+    pytest.param(at(MANIFEST)(compressed(BOMB)), "source", "has another digest", id="bomb-as-manifest"),
+    pytest.param(at("tags/list")(compressed(BOMB)), "source", "no list of tags", id="bomb-as-list"),
+    pytest.param(at(MANIFEST)(answering(429)), "source", "429.*waited", id="throttled-for-ever"),
     pytest.param(at("tags/list")(answering(200, HTML, "text/html")), "source", "no list of tags", id="html-as-list"),
     pytest.param(at("tags/list")(answering(200, '{"tags": ["a b"]}')), "source", "is no tag", id="bad-tag"),
     pytest.param(at("tags/list")(answering(200, '{"tags": [1]}')), "source", "no list of tags", id="numbers-as-tags"),
@@ -238,6 +268,86 @@ async def test_a_throttling_source_is_asked_again(hostile: HostileRegistry, repl
     assert len(refused) > 4
 
 
+async def test_a_source_that_throttles_for_long_is_waited_for(hostile: HostileRegistry, served: Served) -> None:
+    hostile.put_image(API.value, "v1", IMAGE)
+    well_at = time.monotonic() + 2
+
+    async def throttle(_: web.Request) -> web.StreamResponse | None:
+        return web.Response(status=429) if time.monotonic() < well_at else None
+
+    hostile.misbehave = throttle
+    # Many more refusals than tries that fail otherwise.
+    replicating = Replicating(served, backoff=Backoff(attempts=2, first_seconds=0.01, most_seconds=0.1))
+    await replicating.apply(hostile.url)
+    run = await replicating.run()
+    assert run.status == "done", run.report
+    assert time.monotonic() >= well_at
+    assert len(hostile.seen) > 10
+
+
+async def test_a_source_that_asks_for_more_patience_than_there_is_is_left_at_once(
+    hostile: HostileRegistry, replicating: Replicating
+) -> None:
+    hostile.put_image(API.value, "v1", IMAGE)
+
+    async def ask_for_an_hour(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=429, headers={"Retry-After": "3600"})
+
+    hostile.misbehave = ask_for_an_hour
+    run = await replicating.run()
+    assert "429; try again later (waited 0 seconds, 3600 more are due)" in run.report["problem"]["problem"]
+    assert run.report["problem"]["is_temporary"]
+    assert len(hostile.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "host", "is_followed"),
+    [
+        pytest.param({}, "127.0.0.2", True, id="as-private-as-the-source"),
+        pytest.param({"private_redirects": "allow"}, "127.0.0.2", True, id="allowed"),
+        pytest.param({"private_redirects": "refuse"}, "127.0.0.2", False, id="refused"),
+        # What a name leads to is judged when it is connected to, whatever it led to before.
+        pytest.param({"private_redirects": "refuse"}, "localhost", False, id="refused-by-name"),
+    ],
+)
+async def test_a_redirect_to_a_private_address_is_followed_where_the_source_may(
+    hostile: HostileRegistry, replicating: Replicating, option: dict[str, str], host: str, is_followed: bool
+) -> None:
+    await replicating.apply(hostile.url, **option)
+    hostile.put_image(API.value, "v1", IMAGE)
+    async with serving(address="0.0.0.0") as storage:
+        storage.put_image(API.value, "v1", IMAGE)
+        there = URL(storage.url).with_host(host)
+
+        async def redirect(request: web.Request) -> web.StreamResponse:
+            return web.Response(status=307, headers={"Location": str(there.with_path(request.path))})
+
+        hostile.misbehave = at("/blobs/")(redirect)
+        run = await replicating.run()
+    if is_followed:
+        assert run.status == "done", run.report
+        assert storage.count("/blobs/") == 2
+    else:
+        assert storage.seen == []
+        problem = run.report["failures"][0]["problem"]
+        assert "none that a source may lead to; if that is meant, give the source private_redirects: allow" in problem
+
+
+async def test_through_a_proxy_what_stands_in_the_url_is_judged(hostile: HostileRegistry, served: Served) -> None:
+    replicating = Replicating(served)
+    hostile.put_image(API.value, "v1", IMAGE)
+    hostile.misbehave = at(LAYER)(redirecting(f"http://169.254.169.254{METADATA}"))
+    with forward_proxy() as proxy:
+        await replicating.apply(hostile.url, proxy=proxy.url)
+        run = await replicating.run()
+        assert "may lead to" in run.report["failures"][0]["problem"]
+        assert proxy.asked
+        assert not [target for target in proxy.asked if "169.254" in target]
+        proxy.refuses = True
+        run = await replicating.run()
+    assert re.search(r"the proxy answers 407|answered 407", run.report["problem"]["problem"])
+
+
 async def test_a_redirect_to_other_storage_is_followed_without_the_login(
     hostile: HostileRegistry, replicating: Replicating, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,7 +394,10 @@ async def test_a_login_is_not_sent_to_a_page_elsewhere(
     [
         ("", "which is no URL"),
         ("file:///etc/passwd", "which is no URL"),
+        ("http://x:1y/", "which is no URL"),
         ("{url}/token", "sent no token"),
+        ("{url}/hang", "did not answer within|stopped answering"),
+        ("http://169.254.169.254/token", "may lead to"),
     ],
 )
 async def test_a_broken_token_service_is_named(
@@ -301,11 +414,13 @@ async def test_a_broken_token_service_is_named(
     async def challenge_all(request: web.Request) -> web.StreamResponse | None:
         if request.path == "/token":
             return web.json_response({"no": "token"})
+        if request.path == "/hang":
+            return await hang(request)
         return web.Response(status=401, headers={"WWW-Authenticate": challenge})
 
     hostile.misbehave = challenge_all
     run = await replicating.run()
-    assert problem in run.report["problem"]["problem"]
+    assert re.search(problem, run.report["problem"]["problem"])
     assert "secret" not in json.dumps(run.report)
 
 
@@ -340,6 +455,37 @@ async def test_indexes_nested_without_end_are_refused(hostile: HostileRegistry, 
     run = await replicating.run()
     assert "nests indexes more than 8 deep" in run.report["failures"][0]["problem"]
     assert await replicating.served.parts.registry.read_tag_digests(API, [Tag("deep")]) == {}
+
+
+@pytest.mark.parametrize(
+    ("entries", "problem"),
+    [(100_000, "more than the 4194304 bytes"), (15_000, "names 15000 others, at most 10000")],
+)
+async def test_an_index_without_measure_is_refused(
+    hostile: HostileRegistry, replicating: Replicating, entries: int, problem: str
+) -> None:
+    entry = json.dumps(descriptor(media_types.OCI_MANIFEST, IMAGE.manifest))
+    content = f'{{"schemaVersion":2,"mediaType":"{media_types.OCI_INDEX}","manifests":[{",".join([entry] * entries)}]}}'
+    hostile.put_manifest(API.value, content.encode(), media_types.OCI_INDEX, "v1")
+    run = await replicating.run()
+    assert problem in run.report["failures"][0]["problem"]
+
+
+async def test_an_index_that_names_itself_is_found_out(hostile: HostileRegistry, replicating: Replicating) -> None:
+    """No content can name its own digest, so it must lie: about the digest of its tag, and of what it serves there."""
+    own = Digest.of(b"the index that names itself")
+    entry = {"mediaType": media_types.OCI_INDEX, "digest": str(own), "size": 100}
+    document = {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": [entry]}
+
+    async def name_itself(_: web.Request) -> web.StreamResponse:
+        headers = {"Docker-Content-Digest": str(own), "Content-Type": media_types.OCI_INDEX}
+        return web.Response(body=json.dumps(document).encode(), headers=headers)
+
+    hostile.put_image(API.value, "v1", IMAGE)
+    hostile.misbehave = at("/manifests/")(name_itself)
+    run = await replicating.run()
+    assert "has another digest" in run.report["failures"][0]["problem"]
+    assert await replicating.served.parts.registry.read_tag_digests(API, [Tag("v1")]) == {}
 
 
 async def test_a_manifest_of_an_old_kind_is_refused_by_name(hostile: HostileRegistry, replicating: Replicating) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -171,16 +172,18 @@ def _error(status: int, code: str) -> web.Response:
 
 
 @asynccontextmanager
-async def serving(registry: HostileRegistry | None = None) -> AsyncIterator[HostileRegistry]:
+async def serving(
+    registry: HostileRegistry | None = None, address: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+) -> AsyncIterator[HostileRegistry]:
     """A hostile registry on a free port of this machine."""
     registry = registry or HostileRegistry()
     app = web.Application(client_max_size=0)
     app.router.add_route("*", "/{path:.*}", registry.answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, address, 0, ssl_context=tls)
     await site.start()
-    registry.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    registry.url = f"http{'s' if tls else ''}://127.0.0.1:{runner.addresses[0][1]}"
     try:
         yield registry
     finally:

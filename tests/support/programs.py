@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import time
@@ -109,11 +110,12 @@ def running(
 
 
 def wait_for(url: str, process: Process) -> None:
-    """Return once `url` answers anything at all."""
+    """Return once `url` answers anything at all, with whatever certificate."""
+    anybody = ssl._create_unverified_context() if url.startswith("https") else None
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.popen.poll() is None:
         try:
-            with urllib.request.urlopen(url, timeout=2):
+            with urllib.request.urlopen(url, timeout=2, context=anybody):
                 return
         except urllib.error.HTTPError:
             return
@@ -182,21 +184,27 @@ class Entrepot:
 
 
 @contextmanager
-def docker_registry(folder: Path, username: str, password: str) -> Iterator[str]:
-    """Debian's docker-registry (CNCF distribution 2.8) with htpasswd; answers its host and port."""
+def docker_registry(folder: Path, username: str, password: str, tls: tuple[Path, Path] | None = None) -> Iterator[str]:
+    """Debian's docker-registry (CNCF distribution 2.8) with htpasswd; answers its host and port.
+
+    `tls` are the files of a key and its certificate.
+    """
     program, htpasswd = require("docker-registry"), require("htpasswd")
     folder.mkdir(parents=True, exist_ok=True)
     users = folder / "htpasswd"
     users.write_text(run_well(htpasswd, "-Bbn", username, password))
     port = free_port()
     config = folder / "config.yml"
+    http: dict[str, Any] = {"addr": f"127.0.0.1:{port}"}
+    if tls is not None:
+        http["tls"] = {"key": str(tls[0]), "certificate": str(tls[1])}
     config.write_text(
         json.dumps(
             {
                 "version": 0.1,
                 "log": {"level": "error"},
                 "storage": {"filesystem": {"rootdirectory": str(folder / "data")}, "delete": {"enabled": True}},
-                "http": {"addr": f"127.0.0.1:{port}"},
+                "http": http,
                 "auth": {"htpasswd": {"realm": "test", "path": str(users)}},
             }
         )
@@ -204,5 +212,5 @@ def docker_registry(folder: Path, username: str, password: str) -> Iterator[str]
     # Its s3 driver reads this variable at start, and fails on it.
     environment = {name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"}
     with running([program, "serve", config], folder / "log", environment) as process:
-        wait_for(f"http://127.0.0.1:{port}/v2/", process)
+        wait_for(f"http{'s' if tls else ''}://127.0.0.1:{port}/v2/", process)
         yield f"127.0.0.1:{port}"

@@ -11,6 +11,7 @@ from entrepot.errors import EntrepotError
 
 if TYPE_CHECKING:
     from entrepot.replication.differences import Item
+    from entrepot.replication.events import Event
     from entrepot.replication.runs import Plan, Run
 
 app = typer.Typer(help="Replication: copy content from a source registry.", no_args_is_help=True)
@@ -179,6 +180,43 @@ def status(
         ("RULE", "STATUS", "QUEUED", "SECONDS", "RESULT"),
         ((run.rule, run.status, moment(run.queued_at), _seconds(run), _tell_report(run)) for run in runs),
     )
+
+
+@app.command(epilog="Example: entrepot replicate export smm/api:v1.4 charts/smm --to /mnt/usb/smm.tar")
+def export(
+    context: typer.Context,
+    images: Annotated[list[str], typer.Argument(help="REPOSITORY, or REPOSITORY:TAG.", metavar="REPOSITORY[:TAG]")],
+    to: Annotated[Path, typer.Option("--to", help="A file that ends in .tar, or a folder.", metavar="PATH")],
+    json: Json = False,
+) -> None:
+    """Write repositories of this registry, with their signatures, as an OCI layout to carry away.
+
+    What is in the folder already is not written again. The other side reads it as a source of type archive, or with
+    skopeo, oras, ctr or podman.
+    """
+    from entrepot.cli.progress import showing
+    from entrepot.replication.export import Export, Wanted
+    from entrepot.replication.layout_writers import open_writer
+    from entrepot.replication.report import Report
+
+    wanted = [Wanted.parse(image) for image in images]
+    report = Report()
+    with open_parts(context) as parts, open_writer(to) as writer, showing() as tell:
+
+        def hear(event: "Event") -> None:
+            report.note(event)
+            if not json:
+                tell(event)
+
+        names = parts.run(Export(parts.registry, writer, hear).run(wanted))
+    counts = report.to_document()
+    if json:
+        print_json({"to": str(to), "tags": names, "blobs": counts["blobs_copied"], "bytes": counts["bytes"]})
+    else:
+        print(
+            f"{to}: {len(names)} tags, {counts['blobs_copied']} blobs ({counts['bytes'] / 1e6:.1f} MB) written, "
+            f"{counts['blobs_present']} were there"
+        )
 
 
 def _seconds(run: "Run") -> str:

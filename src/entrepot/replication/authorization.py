@@ -5,7 +5,6 @@ Credentials go to the registry's own origin, and to the token service that this 
 """
 
 import asyncio
-import base64
 import json
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
@@ -16,6 +15,7 @@ from yarl import URL
 
 from entrepot.errors import SourceDenied, SourceLied
 from entrepot.replication.headers import Challenge
+from entrepot.replication.logins import Login
 
 # Docker token spec: a token without expires_in lives 60 seconds.
 _DEFAULT_LIFE_SECONDS = 60
@@ -26,19 +26,6 @@ _TOKEN_LENGTH = 64 * 1024
 
 Fetch = Callable[[URL, str | None], Awaitable[bytes]]
 """GETs a token service's URL with an Authorization header, and answers the body."""
-
-
-@dataclass(frozen=True, slots=True)
-class Login:
-    """A username and password at a source."""
-
-    username: str
-    password: str = field(repr=False)
-
-    @property
-    def basic(self) -> str:
-        """The Authorization header of RFC 7617."""
-        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +45,23 @@ class Authorization:
         self._login = login
         self._fetch = fetch
         self._monotonic = monotonic
-        self._basic: str | None = None
+        self._is_basic = False
         self._tokens: dict[str, _Token] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    def find(self, scope: str) -> str | None:
+    async def find(self, scope: str) -> str | None:
         """The header to send for `scope`; None before the source has asked for one, or once a token is too old."""
         token = self._tokens.get(scope)
         if token is not None and token.until > self._monotonic():
             return token.header
-        return self._basic
+        return await self._login.find_header() if self._login is not None and self._is_basic else None
 
     async def renew(self, challenges: Iterable[Challenge], scope: str, refused: str | None) -> str:
         """A header other than `refused`, as the source's challenge asks. Raises SourceError."""
         by_scheme = {challenge.scheme: challenge.parameters for challenge in reversed(list(challenges))}
         if "bearer" in by_scheme:
             async with self._locks[scope]:
-                current = self.find(scope)
+                current = await self.find(scope)
                 # Another request may have renewed the token while this one waited.
                 if current is not None and current != refused:
                     return current
@@ -87,25 +74,36 @@ class Authorization:
             raise SourceDenied(
                 f"source {self._name} wants a login; give it a username and a password_file or password_env"
             )
-        if refused == self._login.basic:
+        self._is_basic = True
+        header = await self._login.find_header(refused)
+        if header is None:
             raise SourceDenied(f"source {self._name} refuses the login of {self._login.username!r}; check its password")
-        self._basic = self._login.basic
-        return self._basic
+        return header
+
+    async def find_newer(self, refused: str | None) -> str | None:
+        """Another header than one that was `refused` for good; None where the login has no newer one.
+
+        ECR answers 403, not 401, when a registry token has expired.
+        """
+        if self._login is None or not self._is_basic or refused is None:
+            return None
+        return await self._login.find_header(refused)
 
     async def _fetch_token(self, parameters: dict[str, str], scope: str) -> _Token:
         realm = self._verify_realm(parameters.get("realm", ""))
         query = [("scope", part) for part in parameters.get("scope", scope).split()]
         if "service" in parameters:
             query.insert(0, ("service", parameters["service"]))
-        body = await self._fetch(realm.extend_query(query), self._login.basic if self._login else None)
+        body = await self._fetch(realm.extend_query(query), await self._login.find_header() if self._login else None)
         return self._parse_token(body, realm)
 
     def _verify_realm(self, text: str) -> URL:
         try:
             realm = URL(text)
-        except ValueError:
-            realm = URL()
-        if realm.scheme not in {"http", "https"} or not realm.host:
+            is_server = realm.scheme in {"http", "https"} and bool(realm.host and realm.port)
+        except ValueError:  # also when its port is looked at for the first time
+            is_server = False
+        if not is_server:
             raise SourceLied(f"source {self._name} names {text[:200]!r} as its token service, which is no URL")
         if self._origin.scheme == "https" and realm.scheme != "https":
             raise SourceLied(

@@ -1,5 +1,6 @@
 """What belongs to a manifest at the source: cosign's tags, and referrers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from entrepot.errors import SourceMissing
@@ -10,6 +11,8 @@ from entrepot.replication.concurrency import for_each
 from entrepot.replication.source import Source
 
 _QUESTIONS_AT_ONCE = 16
+
+Tags = Mapping[Tag, Digest | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +30,11 @@ class Companion:
 class Companions:
     """Finds companions in one repository of a source.
 
-    `tags` are the repository's tags that speak of a digest, None when they were not listed: then each is asked for.
+    `tags` are the repository's tags that speak of a digest, with what they name where the list said so; None when they
+    were not listed: then each is asked for.
     """
 
-    def __init__(self, source: Source, repository: RepositoryName, tags: frozenset[Tag] | None) -> None:
+    def __init__(self, source: Source, repository: RepositoryName, tags: Tags | None) -> None:
         self._source = source
         self._repository = repository
         self._tags = tags
@@ -44,6 +48,10 @@ class Companions:
         found: dict[Tag, Digest] = {}
 
         async def ask(tag: Tag) -> None:
+            listed = None if self._tags is None else self._tags[tag]
+            if listed is not None:
+                found[tag] = listed
+                return
             try:
                 found[tag] = await self._source.get_digest(self._repository, tag)
             except SourceMissing:

@@ -14,7 +14,7 @@ from entrepot.oci.digest import Digest
 from entrepot.oci.reference import RepositoryName, Tag, cosign_tags, referrers_tag, subject_of
 from entrepot.registry.service import Registry
 from entrepot.replication.admission import Admission
-from entrepot.replication.companions import Companion, Companions
+from entrepot.replication.companions import Companion, Companions, Tags
 from entrepot.replication.concurrency import for_each
 from entrepot.replication.copy import MAX_DEPTH, GraphCopy
 from entrepot.replication.differences import Item, Route
@@ -28,9 +28,6 @@ _MAX_LEVELS = 4
 # All that may belong to one tag.
 _MAX_COMPANIONS = 5000
 _QUESTIONS_AT_ONCE = 16
-
-Tags = frozenset[Tag] | None
-"""Those tags of a repository at the source that speak of a digest; None when they were not listed."""
 
 
 class Publication:
@@ -59,14 +56,14 @@ class Publication:
         # Whose companions were asked for, so that nothing is late of which that is true.
         self._asked: set[tuple[RepositoryName, Digest]] = set()
 
-    async def judge(self, item: Item, tags: Tags) -> Signed | None:
+    async def judge(self, item: Item, tags: Tags | None) -> Signed | None:
         """Who signed what `item` names, None when the rule does not ask. Raises SignatureRefused or SourceError."""
         if self._admission is None:
             return None
         companions = Companions(self._source, item.origin, tags)
         return await self._admission.verify(item, companions, await companions.find(item.digest))
 
-    async def publish(self, item: Item, tags: Tags) -> Signed | None:
+    async def publish(self, item: Item, tags: Tags | None) -> Signed | None:
         """Copy what `item` names and what belongs to it, then its tag; answers who signed it.
 
         The signatures that were judged are those that are copied, whatever their tags name by then. Raises
@@ -96,11 +93,11 @@ class Publication:
         if self._signing is not None and await self._signing.sign(route.target, digest):
             self._tell(ManifestSigned(route, digest))
 
-    async def bring(self, route: Route, tags: Tags, companion: Companion) -> None:
+    async def bring(self, route: Route, tags: Tags | None, companion: Companion) -> None:
         """Copy a late companion, and what belongs to it. Raises SourceError, or what storing raises."""
         await _Follower(self, route, Companions(self._source, route.origin, tags)).bring(companion, level=1)
 
-    async def find_late(self, route: Route, tags: frozenset[Tag], digests: Iterable[Digest]) -> list[Companion]:
+    async def find_late(self, route: Route, tags: Tags, digests: Iterable[Digest]) -> list[Companion]:
         """What was attached at the source since `digests`, which tags here and there name, were copied: not just now.
 
         Looks at cosign's tags of everything that is here, and at the referrers of `digests` themselves; those of an

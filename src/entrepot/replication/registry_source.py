@@ -5,12 +5,9 @@ distribution serves it. Whatever the registry sends is checked against what was 
 """
 
 import json
-import os
-import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
@@ -21,7 +18,6 @@ from entrepot.errors import (
     ManifestInvalid,
     NameInvalid,
     SourceLied,
-    SourceLoginMissing,
     SourceMissing,
     SourceUnreachable,
     SourceUnsupported,
@@ -31,12 +27,11 @@ from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import MAX_MANIFEST_BYTES, Descriptor, Manifest
 from entrepot.oci.reference import Reference, RepositoryName, Tag, referrers_tag
-from entrepot.replication.authorization import Login
-from entrepot.replication.backoff import Backoff, Deadlines
+from entrepot.replication.backoff import Deadlines
+from entrepot.replication.connections import PIECE_BYTES
 from entrepot.replication.headers import find_next_page
-from entrepot.replication.rules import SourceSpec
-from entrepot.replication.source import Source
-from entrepot.replication.transport import PIECE_BYTES, NotUnderstood, Transport, open_session, visible
+from entrepot.replication.source import MAX_REFERRERS, TagEntry
+from entrepot.replication.transport import NotUnderstood, Transport, visible
 
 T = TypeVar("T")
 
@@ -47,11 +42,8 @@ _PAGE = 1000
 # 1,000 names of 255 characters, with room for JSON around them; some registries send everything at once.
 _PAGE_BYTES = 16 * 1024 * 1024
 _MAX_PAGES = 10_000
-# Signatures, attestations and SBOMs of one manifest: real ones have a dozen.
-MAX_REFERRERS = 1000
 # Below this rate, on average, a source only keeps us busy.
 _LEAST_BYTES_PER_SECOND = 4096
-_PASSWORD_BYTES = 64 * 1024
 _OK = 200
 
 
@@ -76,13 +68,13 @@ class RegistrySource:
             if (repository := _parsed(RepositoryName.parse, name)) is not None:
                 yield repository
 
-    async def list_tags(self, repository: RepositoryName) -> AsyncIterator[Tag]:
-        """Every tag of a repository. Raises SourceMissing."""
+    async def list_tags(self, repository: RepositoryName) -> AsyncIterator[TagEntry]:
+        """Every tag of a repository; the protocol's list says nothing else of them. Raises SourceMissing."""
         async for name in self._list(f"/v2/{repository}/tags/list", "tags", _pull_scope(repository)):
             tag = _parsed(Tag.parse, name)
             if tag is None:
                 raise SourceLied(f"source {self.name} lists {name[:150]!r} in {repository}, which is no tag")
-            yield tag
+            yield TagEntry(tag)
 
     async def get_digest(self, repository: RepositoryName, tag: Tag) -> Digest:
         """What `tag` names now: by HEAD, or by reading the manifest where HEAD does not say."""
@@ -176,7 +168,8 @@ class RegistrySource:
 
     async def _read_blob(self, repository: RepositoryName, blob: Descriptor) -> AsyncGenerator[bytes, None]:
         url = self._url(repository, "blobs", blob.digest)
-        at = failures = failed_at = 0
+        at = failed_at = 0
+        tries = self._transport.begin_tries()
         while at < blob.size:
             headers = {"Range": f"bytes={at}-"} if at else {}
             # Of this try alone: the wait between two is ours, not the source's.
@@ -195,15 +188,14 @@ class RegistrySource:
                             raise SourceLied(f"{self._blob(repository, blob)} has more than its {blob.size} bytes")
                         self._verify_pace(url, received, time.monotonic() - begun)
                         if at - failed_at >= PIECE_BYTES:
-                            failures = 0
+                            tries.forget()
                         if fresh:
                             yield fresh
                 if at < blob.size:
                     raise SourceLied(f"{self._blob(repository, blob)} ends after {at} of {blob.size} bytes")
             except SourceUnreachable as error:
-                failures += 1
                 failed_at = at
-                await self._transport.wait(failures, error)
+                await tries.wait(error)
 
     def _verify_length(
         self, answer: aiohttp.ClientResponse, blob: Descriptor, start: int, repository: RepositoryName
@@ -273,48 +265,6 @@ class RegistrySource:
 
     def _url(self, repository: RepositoryName, kind: str, reference: Reference) -> URL:
         return self._transport.origin.with_path(f"/v2/{repository}/{kind}/{reference}")
-
-
-@asynccontextmanager
-async def open_registry(
-    spec: SourceSpec, *, deadlines: Deadlines | None = None, backoff: Backoff | None = None
-) -> AsyncIterator[Source]:
-    """The registry of `spec`, with its login. Raises SourceLoginMissing."""
-    deadlines = deadlines or Deadlines()
-    login = _read_login(spec)
-    async with open_session(_make_tls(spec), deadlines) as session:
-        transport = Transport(spec.name, session, spec.url, login, deadlines, backoff or Backoff())
-        yield RegistrySource(transport, deadlines)
-
-
-def _read_login(spec: SourceSpec) -> Login | None:
-    if spec.username is None:
-        return None
-    if spec.password_env is not None:
-        password = os.environ.get(spec.password_env, "")
-        if not password:
-            raise SourceLoginMissing(
-                f"source {spec.name}: the environment variable {spec.password_env} (password_env) is not set here"
-            )
-        return Login(spec.username, password)
-    try:
-        with Path(spec.password_file or "").open(encoding="utf-8") as file:
-            password = file.read(_PASSWORD_BYTES).rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise SourceLoginMissing(f"source {spec.name}: password_file {spec.password_file}: {reason}") from error
-    if not password:
-        raise SourceLoginMissing(f"source {spec.name}: password_file {spec.password_file} is empty")
-    return Login(spec.username, password)
-
-
-def _make_tls(spec: SourceSpec) -> ssl.SSLContext | bool:
-    if spec.ca_file is None:
-        return True
-    try:
-        return ssl.create_default_context(cafile=spec.ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise SourceLoginMissing(f"source {spec.name}: ca_file {spec.ca_file} holds no certificates") from error
 
 
 def _pull_scope(repository: RepositoryName) -> str:

@@ -1,27 +1,15 @@
-"""Sources and rules: where content is copied from, and what of it. The shape of replication.yaml.
-
-Pure: passwords are named here by their file or environment variable, and read only when a source is opened.
-"""
+"""Rules: what is copied from a source. The shape of replication.yaml."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from yarl import URL
-
 from entrepot.access.globs import Glob
 from entrepot.access.tags import FIELDS, TagRules, parse_globs
 from entrepot.errors import NameInvalid, RuleInvalid
 from entrepot.oci.reference import RepositoryName, Tag, subject_of
-from entrepot.replication.fields import (
-    parse_mapping,
-    parse_name,
-    parse_origin,
-    parse_path,
-    parse_text,
-    parse_variable,
-    verify_known,
-)
+from entrepot.replication.fields import parse_mapping, parse_name, parse_text, verify_known
+from entrepot.replication.source_specs import SourceSpec, parse_source
 from entrepot.replication.trust.spec import SignSpec, TrustSpec
 
 _MAX_RULES = 1000
@@ -29,61 +17,6 @@ _REPOSITORY = "{repository}"
 # Part of the format, but not acted on by this version: to pass over them would copy other things than was written.
 _NOT_YET_OF_RULES = frozenset({"schedule", "platforms", "media_types", "deletions"})
 _NOT_YET_OF_TAGS = frozenset({"newest", "regex", "since"})
-
-
-@dataclass(frozen=True, slots=True)
-class SourceSpec:
-    """A registry to copy from. At most one of `password_file` and `password_env` is set."""
-
-    name: str
-    url: URL
-    username: str | None = None
-    password_file: str | None = None
-    password_env: str | None = None
-    ca_file: str | None = None
-
-    @classmethod
-    def parse(cls, name: str, document: object) -> Self:
-        """The source in a document. Raises RuleInvalid, whose message begins with the place within the document."""
-        where = f"sources.{parse_name(name, 'sources')}"
-        fields = parse_mapping(document, where)
-        kind = fields.get("type")
-        if kind == "ecr":
-            raise RuleInvalid(f"{where}.type: ecr is not supported by this version; use oci")
-        if kind != "oci":
-            raise RuleInvalid(f"{where}.type: must be oci")
-        if "password" in fields:
-            raise RuleInvalid(
-                f"{where}.password: a password does not belong in this file; "
-                "name a file (password_file) or an environment variable (password_env) that holds it"
-            )
-        verify_known(fields, where, {"type", "url", "username", "password_file", "password_env", "ca_file"})
-        spec = cls(
-            name=name,
-            url=parse_origin(fields.get("url"), f"{where}.url"),
-            username=parse_text(fields.get("username"), f"{where}.username"),
-            password_file=parse_path(fields.get("password_file"), f"{where}.password_file"),
-            password_env=parse_variable(fields.get("password_env"), f"{where}.password_env"),
-            ca_file=parse_path(fields.get("ca_file"), f"{where}.ca_file"),
-        )
-        if spec.password_file and spec.password_env:
-            raise RuleInvalid(f"{where}: has password_file and password_env; keep one")
-        has_password = bool(spec.password_file or spec.password_env)
-        if has_password != (spec.username is not None):
-            raise RuleInvalid(f"{where}: a login is a username and a password_file or password_env; give both or none")
-        return spec
-
-    def to_document(self) -> dict[str, Any]:
-        """As in replication.yaml, without the name."""
-        document = {
-            "type": "oci",
-            "url": str(self.url),
-            "username": self.username,
-            "password_file": self.password_file,
-            "password_env": self.password_env,
-            "ca_file": self.ca_file,
-        }
-        return {key: value for key, value in document.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +118,7 @@ def parse_rule_file(document: object) -> RuleFile:
     """The sources and rules of a whole replication.yaml. Raises RuleInvalid."""
     fields = parse_mapping(document, "the file")
     verify_known(fields, "the file", {"sources", "rules"})
-    sources = tuple(SourceSpec.parse(name, entry) for name, entry in _entries(fields, "sources"))
+    sources = tuple(parse_source(name, entry) for name, entry in _entries(fields, "sources"))
     rules = tuple(Rule.parse(name, entry) for name, entry in _entries(fields, "rules"))
     if not sources and not rules:
         raise RuleInvalid("the file: names neither sources nor rules")

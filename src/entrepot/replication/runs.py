@@ -35,7 +35,7 @@ from entrepot.oci.reference import RepositoryName, Tag, subject_of
 from entrepot.registry.service import Registry
 from entrepot.replication import records
 from entrepot.replication.admission import Admission
-from entrepot.replication.companions import Companion
+from entrepot.replication.companions import Companion, Tags
 from entrepot.replication.concurrency import for_each
 from entrepot.replication.differences import Change, Item, Route, plan_items
 from entrepot.replication.events import (
@@ -48,11 +48,11 @@ from entrepot.replication.events import (
     Tell,
 )
 from entrepot.replication.publication import Publication
-from entrepot.replication.registry_source import open_registry
 from entrepot.replication.report import Report
-from entrepot.replication.rules import Rule, RuleFile, SourceSpec
+from entrepot.replication.rules import Rule, RuleFile
 from entrepot.replication.signing import Signing
 from entrepot.replication.source import Source
+from entrepot.replication.source_specs import SourceSpec, parse_source
 from entrepot.replication.trust.files import load_policy
 from entrepot.replication.trust.policy import TrustPolicy
 from entrepot.replication.trust.signers import Signer, open_signer
@@ -98,7 +98,7 @@ class Survey:
     """What a source has: an item for every tag that a rule means, and by repository the tags that speak of a digest."""
 
     items: list[Item]
-    tags: dict[RepositoryName, frozenset[Tag]]
+    tags: dict[RepositoryName, Tags]
 
     @property
     def due(self) -> list[Item]:
@@ -158,8 +158,8 @@ class Replications:
         clock: Clock,
         *,
         concurrency: int,
+        open_source: OpenSource,
         host: str = "localhost",
-        open_source: OpenSource = open_registry,
         beat_seconds: float = 3,
         silence_seconds: float = 15,
     ) -> None:
@@ -331,7 +331,7 @@ class Replications:
             if document is None:
                 raise _no_rule(name)
             rule = Rule.parse(name, document)
-            return rule, SourceSpec.parse(rule.source, records.find_source(connection, rule.source))
+            return rule, parse_source(rule.source, records.find_source(connection, rule.source))
 
         return await self._database.read(work)
 
@@ -359,7 +359,7 @@ class Replications:
         self,
         publication: Publication,
         route: Route,
-        tags: frozenset[Tag],
+        tags: Tags,
         digests: set[Digest],
         patience: _Patience,
         tell: Tell,
@@ -398,7 +398,7 @@ class Replications:
         literal = rule.literal_repositories()
         names = await _find_repositories(source, rule) if literal is None else literal
         items: list[Item] = []
-        tags: dict[RepositoryName, frozenset[Tag]] = {}
+        tags: dict[RepositoryName, Tags] = {}
 
         async def list_one(name: RepositoryName) -> None:
             try:
@@ -486,19 +486,19 @@ async def _find_repositories(source: Source, rule: Rule) -> list[RepositoryName]
         ) from error
 
 
-async def _read_tags(
-    source: Source, rule: Rule, repository: RepositoryName
-) -> tuple[dict[Tag, Digest], frozenset[Tag]]:
+async def _read_tags(source: Source, rule: Rule, repository: RepositoryName) -> tuple[dict[Tag, Digest], Tags]:
     """What every tag that the rule means names at the source; and the tags that speak of a digest."""
-    tags = [tag async for tag in source.list_tags(repository)]
-    found: dict[Tag, Digest] = {}
+    entries = [entry async for entry in source.list_tags(repository)]
+    attached = {entry.tag: entry.digest for entry in entries if subject_of(entry.tag) is not None}
+    entries = [entry for entry in entries if rule.selects_tag(entry.tag)]
+    found = {entry.tag: entry.digest for entry in entries if entry.digest is not None}
 
     async def read(tag: Tag) -> None:
         with contextlib.suppress(SourceMissing):  # deleted since it was listed
             found[tag] = await source.get_digest(repository, tag)
 
-    await for_each(filter(rule.selects_tag, tags), read, at_once=_LISTINGS_AT_ONCE)
-    return found, frozenset(tag for tag in tags if subject_of(tag) is not None)
+    await for_each([entry.tag for entry in entries if entry.digest is None], read, at_once=_LISTINGS_AT_ONCE)
+    return found, attached
 
 
 def _load_trust(rule: Rule) -> TrustPolicy | None:

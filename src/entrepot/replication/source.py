@@ -2,11 +2,25 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Descriptor, Manifest
 from entrepot.oci.reference import Reference, RepositoryName, Tag
+
+# What may speak of one manifest: signatures, attestations, SBOMs. Real manifests have a dozen.
+MAX_REFERRERS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class TagEntry:
+    """A tag in a source's list: what it names, and when that was pushed, where the list says so."""
+
+    tag: Tag
+    digest: Digest | None = None
+    pushed_at: datetime | None = None
 
 
 class Source(Protocol):
@@ -23,7 +37,7 @@ class Source(Protocol):
     def list_repositories(self) -> AsyncIterator[RepositoryName]:
         """Every repository that the source shows us."""
 
-    def list_tags(self, repository: RepositoryName) -> AsyncIterator[Tag]:
+    def list_tags(self, repository: RepositoryName) -> AsyncIterator[TagEntry]:
         """Every tag of a repository. Raises SourceMissing when there is no such repository."""
 
     async def get_digest(self, repository: RepositoryName, tag: Tag) -> Digest:

@@ -1,4 +1,4 @@
-"""Requests to one source registry: login, redirects, limits, retries.
+"""Requests to one source registry: login, redirects, limits.
 
 The one place where aiohttp's errors become ours. Every answer has a size limit and a time limit. Redirects are followed
 by hand, so that a credential never leaves the registry's own origin, whatever the registry says.
@@ -9,17 +9,15 @@ import json
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
 
 import aiohttp
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from entrepot import __version__
 from entrepot.errors import (
     SourceDenied,
     SourceError,
@@ -30,30 +28,20 @@ from entrepot.errors import (
 )
 from entrepot.oci.media_types import bare
 from entrepot.oci.retry_after import retry_after_seconds
-from entrepot.replication.authorization import Authorization, Login
-from entrepot.replication.backoff import Backoff, Deadlines
+from entrepot.replication.authorization import Authorization
+from entrepot.replication.backoff import Backoff, Deadlines, Throttled, Tries, TryLater
+from entrepot.replication.connections import PIECE_BYTES, AddressRefused, Connections
 from entrepot.replication.headers import parse_challenges
+from entrepot.replication.logins import Login
 
-T = TypeVar("T")
-
-PIECE_BYTES = 2 * 1024 * 1024
 MAX_REDIRECTS = 5
-_CONNECTIONS = 64
 _TOKEN_BYTES = 1024 * 1024
 _REASON_BYTES = 16 * 1024
 _REASON_LENGTH = 200
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # RFC 9110 for 408, 429 and 5xx; RFC 8470 for 425.
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
-_OK, _PARTIAL, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 200, 206, 401, 403, 404
-
-
-class TryLater(SourceUnreachable):
-    """A failure that may pass; `asked_seconds` is the wait that the source asks for."""
-
-    def __init__(self, message: str, *, asked_seconds: float | None = None) -> None:
-        super().__init__(message)
-        self.asked_seconds = asked_seconds
+_OK, _PARTIAL, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY = 200, 206, 401, 403, 404, 429
 
 
 class NotUnderstood(SourceLied):
@@ -75,18 +63,19 @@ class Transport:
     def __init__(
         self,
         name: str,
-        session: aiohttp.ClientSession,
+        connections: Connections,
         origin: URL,
         login: Login | None,
         deadlines: Deadlines,
         backoff: Backoff,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self.origin = origin
-        self._session = session
+        self._connections = connections
         self._deadlines = deadlines
         self._backoff = backoff
-        self._authorization = Authorization(name, origin, login, self._fetch_token, time.monotonic)
+        self._authorization = Authorization(name, origin, login, self._fetch_token, monotonic)
 
     async def read(
         self, method: str, url: URL, *, scope: str, limit: int, headers: Mapping[str, str] | None = None
@@ -98,24 +87,11 @@ class Transport:
                 body = await self._read_body(response, limit)
                 return Answer(response.url, response.headers, body)
 
-        return await self.retry(once)
+        return await self._backoff.retry(once)
 
-    async def retry(self, work: Callable[[], Awaitable[T]]) -> T:
-        """What `work` answers, tried again after temporary failures."""
-        failures = 0
-        while True:
-            try:
-                return await work()
-            except SourceUnreachable as error:
-                failures += 1
-                await self.wait(failures, error)
-
-    async def wait(self, failures: int, error: SourceUnreachable) -> None:
-        """Wait as long as is due after `failures` failed tries in a row; raise `error` when there were too many."""
-        if failures >= self._backoff.attempts:
-            raise type(error)(f"{error} (tried {failures} times)") from error
-        asked = error.asked_seconds if isinstance(error, TryLater) else None
-        await asyncio.sleep(self._backoff.wait_seconds(failures, asked))
+    def begin_tries(self) -> Tries:
+        """To count the failed tries of one piece of work."""
+        return Tries(self._backoff)
 
     @asynccontextmanager
     async def open(
@@ -132,13 +108,19 @@ class Transport:
 
     async def _send(self, method: str, url: URL, scope: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         """The answer after redirects, and after showing who we are when asked to."""
-        authorization = self._authorization.find(scope)
+        authorization = await self._authorization.find(scope)
         response = await self._follow(method, url, headers, authorization)
-        if response.status != _UNAUTHORIZED or response.url.origin() != self.origin:
+        if response.url.origin() != self.origin:
             return response
-        challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
-        response.release()
-        authorization = await self._authorization.renew(challenges, scope, authorization)
+        if response.status == _UNAUTHORIZED:
+            challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
+            response.release()
+            authorization = await self._authorization.renew(challenges, scope, authorization)
+        elif response.status == _FORBIDDEN and (newer := await self._authorization.find_newer(authorization)):
+            response.release()
+            authorization = newer
+        else:
+            return response
         return await self._follow(method, url, headers, authorization)
 
     async def _follow(
@@ -147,21 +129,27 @@ class Transport:
         """The first answer that is no redirect. `authorization` is shown to the registry's own origin alone."""
         for _ in range(MAX_REDIRECTS + 1):
             own = {"Authorization": authorization} if authorization and url.origin() == self.origin else {}
-            async with self._answer_deadline(url):
-                response = await self._session.request(method, url, headers={**headers, **own}, allow_redirects=False)
+            response = await self._request(method, url, {**headers, **own})
             if response.status not in _REDIRECTS:
                 return response
             response.release()
             url = self._verify_redirect(url, response.headers.get("Location", ""))
         raise SourceLied(f"source {self.name} redirects {self.origin} more than {MAX_REDIRECTS} times")
 
+    async def _request(self, method: str, url: URL, headers: dict[str, str]) -> aiohttp.ClientResponse:
+        """One answer, its body still to be read."""
+        with self._library_errors(url):
+            async with self._answer_deadline(url):
+                return await self._connections.request(method, url, headers)
+
     def _verify_redirect(self, url: URL, location: str) -> URL:
         try:
             # The query of a presigned URL is signed as it stands: it must not be quoted anew.
             target = url.join(URL(location, encoded=True))
-        except ValueError:
-            target = URL()
-        if target.scheme not in {"http", "https"} or not target.host:
+            is_server = target.scheme in {"http", "https"} and bool(target.host and target.port)
+        except ValueError:  # also when its port is looked at for the first time
+            is_server = False
+        if not is_server:
             raise SourceLied(f"source {self.name} redirects {visible(url)} to something that is no URL")
         if url.scheme == "https" and target.scheme != "https":
             raise SourceLied(
@@ -178,7 +166,8 @@ class Transport:
         reason = await self._read_reason(response)
         if status in _TEMPORARY:
             wait = retry_after_seconds(response.headers.get("Retry-After"), datetime.now(UTC))
-            raise TryLater(f"{asked} answered {status}{reason}; try again later", asked_seconds=wait)
+            kind = Throttled if status == _TOO_MANY else TryLater
+            raise kind(f"{asked} answered {status}{reason}; try again later", asked_seconds=wait)
         if status in {_UNAUTHORIZED, _FORBIDDEN}:
             raise SourceDenied(f"{asked} was refused with {status}{reason}; check the login and what it may read")
         if status == _NOT_FOUND:
@@ -212,13 +201,9 @@ class Transport:
     async def _fetch_token(self, url: URL, authorization: str | None) -> bytes:
         """The body of a token service's answer; a redirect is not followed."""
         headers = {"Authorization": authorization} if authorization else {}
-        with self._library_errors(url):
-            async with (
-                self._answer_deadline(url),
-                self._session.get(url, headers=headers, allow_redirects=False) as response,
-            ):
-                await self._verify_status("GET", response)
-                return await self._read_body(response, _TOKEN_BYTES)
+        async with self._answer_deadline(url), await self._request("GET", url, headers) as response:
+            await self._verify_status("GET", response)
+            return await self._read_body(response, _TOKEN_BYTES)
 
     @asynccontextmanager
     async def _answer_deadline(self, url: URL) -> AsyncIterator[None]:
@@ -242,6 +227,15 @@ class Transport:
                 f"{asked} has no TLS certificate that is trusted here ({_first_line(error)}); "
                 "give the source a ca_file when it has its own authority"
             ) from error
+        except (AddressRefused, aiohttp.ClientConnectorError) as error:
+            if isinstance(getattr(error, "os_error", error), AddressRefused):
+                raise SourceLied(
+                    f"source {self.name} leads to {visible(url)}, whose address is none that a source may lead to; "
+                    "if that is meant, give the source private_redirects: allow"
+                ) from error
+            raise SourceUnreachable(f"{asked} cannot be reached ({_first_line(error)})") from error
+        except aiohttp.ClientHttpProxyError as error:
+            raise SourceUnreachable(f"{asked} cannot be reached: the proxy answers {error.status}") from error
         except (aiohttp.ClientResponseError, aiohttp.InvalidURL) as error:
             raise SourceLied(
                 f"{asked} does not answer in HTTP; check the scheme and port of the source's url"
@@ -252,30 +246,6 @@ class Transport:
             raise SourceUnreachable(f"{asked} broke off in the middle of its answer") from error
         except (aiohttp.ClientError, OSError) as error:
             raise SourceUnreachable(f"{asked} cannot be reached ({_first_line(error)})") from error
-
-
-@asynccontextmanager
-async def open_session(tls: ssl.SSLContext | bool, deadlines: Deadlines) -> AsyncIterator[aiohttp.ClientSession]:  # noqa: FBT001 - aiohttp's own type
-    """An HTTP session for one source: no cookies, no proxies and netrc from the environment, no decompression.
-
-    Content is read as it was sent: what a registry compresses on the way has another digest anyway, and what is not
-    unpacked cannot be a bomb.
-    """
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=tls),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": f"entrepot/{__version__}", "Accept-Encoding": "identity"},
-        auto_decompress=False,
-        trust_env=False,
-        read_bufsize=PIECE_BYTES,
-        timeout=aiohttp.ClientTimeout(
-            total=None,
-            connect=None,
-            sock_connect=deadlines.connect_seconds,
-            sock_read=deadlines.idle_seconds,
-        ),
-    ) as session:
-        yield session
 
 
 def visible(url: URL) -> str:

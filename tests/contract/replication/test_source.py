@@ -1,15 +1,17 @@
-"""What every source must do, whatever registry is behind it."""
+"""What every source must do, whatever is behind it."""
 
 import json
 import os
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from yarl import URL
 
 from entrepot.errors import SourceDenied, SourceLoginMissing, SourceMissing
 from entrepot.oci import media_types
@@ -17,16 +19,21 @@ from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Descriptor, Manifest
 from entrepot.oci.reference import RepositoryName, Tag, referrers_tag
 from entrepot.replication.backoff import Backoff
-from entrepot.replication.registry_source import open_registry
-from entrepot.replication.rules import SourceSpec
 from entrepot.replication.source import Source
+from entrepot.replication.source_specs import SourceSpec, parse_source
+from entrepot.replication.sources import Sources
+from tests.support.aws import ACCOUNT, TOKEN_OF, Moto
 from tests.support.content import Image, descriptor, index_of
+from tests.support.forward_proxy import forward_proxy
 from tests.support.hostile import serving
 from tests.support.programs import Entrepot, docker_registry
+from tests.support.servers import make_certificate
 
 PASSWORD_VARIABLE = "CONTRACT_PASSWORD"
+REGION = "eu-west-1"
 API = RepositoryName("smm/api")
 IMAGE, OTHER = Image(), Image(layer=os.urandom(5 * 1024 * 1024))
+INDEX = index_of(IMAGE, OTHER)
 SUBJECT = descriptor(media_types.OCI_MANIFEST, IMAGE.manifest)
 # What speaks of the image, as documents that differ in their annotations alone.
 REFERRERS = [
@@ -45,21 +52,30 @@ QUICK = Backoff(attempts=2, first_seconds=0.01)
 
 @dataclass(frozen=True)
 class Filled:
-    """A registry with content: `smm/api` with v1, v2 (an index), v3 and what speaks of v1, and `smm/web` with v1."""
+    """A source with content: `smm/api` with v1, v2 (an index), v3 and what speaks of v1, and `smm/web` with v1.
 
-    url: str
-    username: str | None = None
+    `tells` is what its list says of a tag beside its name.
+    """
+
+    document: dict[str, Any]
     password: str = ""
+    tells: frozenset[str] = frozenset()
 
     @property
     def spec(self) -> SourceSpec:
-        login = {"username": self.username, "password_env": PASSWORD_VARIABLE} if self.username else {}
-        return SourceSpec("filled", URL(self.url), **login)
+        return parse_source("filled", self.document)
 
 
-def push(url: str, username: str, password: str) -> None:
+def with_login(url: str, username: str, password: str, **more: Any) -> Filled:
+    """A registry with a login."""
+    document = {"type": "oci", "url": url, "username": username, "password_env": PASSWORD_VARIABLE, **more}
+    return Filled(document, password)
+
+
+def push(url: str, username: str, password: str, certificate: Path | None = None) -> None:
     """Push the content with Basic, as far as these registries take it."""
-    with httpx.Client(base_url=url, auth=(username, password), timeout=60) as http:
+    trusted: Any = ssl.create_default_context(cafile=certificate) if certificate else False
+    with httpx.Client(base_url=url, auth=(username, password), timeout=60, verify=trusted) as http:
         for name, tags in (("smm/api", {"v1": IMAGE, "v3": OTHER}), ("smm/web", {"v1": IMAGE})):
             for tag, image in tags.items():
                 for blob in (image.config, image.layer):
@@ -69,8 +85,7 @@ def push(url: str, username: str, password: str) -> None:
                 headers = {"Content-Type": media_types.OCI_MANIFEST}
                 http.put(f"/v2/{name}/manifests/{tag}", content=image.manifest, headers=headers).raise_for_status()
         headers = {"Content-Type": media_types.OCI_INDEX}
-        index = index_of(IMAGE, OTHER)
-        http.put("/v2/smm/api/manifests/v2", content=index, headers=headers).raise_for_status()
+        http.put("/v2/smm/api/manifests/v2", content=INDEX, headers=headers).raise_for_status()
         answers = [
             http.put(
                 f"/v2/smm/api/manifests/{Digest.of(content)}",
@@ -89,18 +104,78 @@ def distribution(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
     """The CNCF distribution, with Basic."""
     with docker_registry(tmp_path_factory.mktemp("distribution"), "reader", "secret") as host:
         push(f"http://{host}", "reader", "secret")
-        yield Filled(f"http://{host}", "reader", "secret")
+        yield with_login(f"http://{host}", "reader", "secret")
 
 
 @pytest.fixture(scope="module")
-def entrepot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
-    """Entrepot itself, with tokens."""
+def behind_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
+    """The same over TLS with an authority of its own, through a proxy."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = make_certificate(folder)
+    with docker_registry(folder, "reader", "secret", (key, certificate)) as host, forward_proxy() as proxy:
+        push(f"https://{host}", "reader", "secret", certificate)
+        yield with_login(f"https://{host}", "reader", "secret", ca_file=str(certificate), proxy=proxy.url)
+        assert set(proxy.asked) == {host}
+
+
+@pytest.fixture(scope="module")
+def another(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Entrepot, Filled]]:
+    """An Entrepot, and how to log in there."""
     program = Entrepot(tmp_path_factory.mktemp("entrepot") / "data")
     program.apply_plans({"all": {"grants": [{"repositories": ["**"], "actions": ["pull", "push"]}]}})
     credential = program.issue("reader", "all")
     with program.serving("--no-jobs"):
         push(program.url, credential.username, credential.secret)
-        yield Filled(program.url, credential.username, credential.secret)
+        yield program, with_login(program.url, credential.username, credential.secret)
+
+
+@pytest.fixture(scope="module")
+def entrepot(another: tuple[Entrepot, Filled]) -> Filled:
+    """Entrepot itself, with tokens."""
+    return another[1]
+
+
+@pytest.fixture(scope="module")
+def folder(another: tuple[Entrepot, Filled], tmp_path_factory: pytest.TempPathFactory) -> Filled:
+    """What an Entrepot exported into a folder."""
+    path = tmp_path_factory.mktemp("folder") / "layout"
+    printed = another[0].run("replicate", "export", "smm/api", "smm/web", "--to", path)
+    assert f"{path}: 4 tags, 4 blobs (5.2 MB) written, 12 were there\n" in printed
+    return Filled({"type": "archive", "path": str(path)}, tells=frozenset({"digest"}))
+
+
+@pytest.fixture(scope="module")
+def tar(another: tuple[Entrepot, Filled], tmp_path_factory: pytest.TempPathFactory) -> Filled:
+    """What an Entrepot exported into a tar file."""
+    path = tmp_path_factory.mktemp("tar") / "layout.tar"
+    printed = json.loads(another[0].run("replicate", "export", "smm/api", "smm/web", "--to", path, "--json"))
+    assert printed["tags"] == ["smm/api:v1", "smm/api:v2", "smm/api:v3", "smm/web:v1"]
+    return Filled({"type": "archive", "path": str(path)}, tells=frozenset({"digest"}))
+
+
+@pytest.fixture(scope="module")
+def ecr(moto: Moto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
+    """ECR's API, with the CNCF distribution for what AWS has behind `/v2/`."""
+    token = TOKEN_OF.format(account=ACCOUNT)
+    with docker_registry(tmp_path_factory.mktemp("ecr"), "AWS", token) as host:
+        push(f"http://{host}", "AWS", token)
+        for tag, content, media_type in (
+            ("v1", IMAGE.manifest, media_types.OCI_MANIFEST),
+            ("v2", INDEX, media_types.OCI_INDEX),
+            ("v3", OTHER.manifest, media_types.OCI_MANIFEST),
+        ):
+            moto.put_manifest(REGION, "smm/api", tag, content, media_type)
+        moto.put_manifest(REGION, "smm/web", "v1", IMAGE.manifest, media_types.OCI_MANIFEST)
+        document = {
+            "type": "ecr",
+            "account": ACCOUNT,
+            "region": REGION,
+            "endpoint": moto.url,
+            "url": f"http://{host}",
+            "access_key_id": "AKIAIOSFODNN7EXAMPLE",
+            "secret_access_key_env": PASSWORD_VARIABLE,
+        }
+        yield Filled(document, "secret", tells=frozenset({"digest", "pushed_at"}))
 
 
 @pytest.fixture
@@ -115,10 +190,10 @@ async def hostile() -> AsyncIterator[Filled]:
             registry.put_manifest("smm/api", content, media_types.OCI_MANIFEST)
         registry.page = 2
         registry.has_referrers = True
-        yield Filled(registry.url)
+        yield Filled({"type": "oci", "url": registry.url})
 
 
-@pytest.fixture(params=["distribution", "entrepot", "hostile"])
+@pytest.fixture(params=["distribution", "behind_proxy", "entrepot", "hostile", "ecr", "folder", "tar"])
 def filled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Filled:
     found: Filled = request.getfixturevalue(request.param)
     monkeypatch.setenv(PASSWORD_VARIABLE, found.password)
@@ -128,16 +203,22 @@ def filled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> F
 @pytest.fixture
 async def source(filled: Filled) -> AsyncIterator[Source]:
     async with AsyncExitStack() as stack:
-        yield await stack.enter_async_context(open_registry(filled.spec, backoff=QUICK))
+        yield await stack.enter_async_context(Sources(backoff=QUICK).open(filled.spec))
 
 
 async def test_repositories_are_listed(source: Source) -> None:
     assert sorted([name async for name in source.list_repositories()]) == [API, RepositoryName("smm/web")]
 
 
-async def test_tags_are_listed(source: Source) -> None:
-    found = sorted([tag async for tag in source.list_tags(API)])
-    assert [tag for tag in found if tag != referrers_tag(IMAGE.digest)] == [Tag("v1"), Tag("v2"), Tag("v3")]
+async def test_tags_are_listed_with_what_the_list_says_of_them(filled: Filled, source: Source) -> None:
+    entries = sorted([entry async for entry in source.list_tags(API)], key=lambda entry: entry.tag)
+    entries = [entry for entry in entries if entry.tag != referrers_tag(IMAGE.digest)]
+    assert [entry.tag for entry in entries] == [Tag("v1"), Tag("v2"), Tag("v3")]
+    if "digest" in filled.tells:
+        assert [entry.digest for entry in entries] == list(map(Digest.of, (IMAGE.manifest, INDEX, OTHER.manifest)))
+    if "pushed_at" in filled.tells:
+        now = datetime.now(UTC)
+        assert all(entry.pushed_at and now - timedelta(hours=1) < entry.pushed_at <= now for entry in entries)
 
 
 async def test_what_speaks_of_a_manifest_is_listed(source: Source) -> None:
@@ -152,7 +233,7 @@ async def test_what_speaks_of_a_manifest_is_listed(source: Source) -> None:
         assert await source.list_referrers(repository, subject) == []
 
 
-@pytest.mark.parametrize(("tag", "content"), [("v1", IMAGE.manifest), ("v2", index_of(IMAGE, OTHER))])
+@pytest.mark.parametrize(("tag", "content"), [("v1", IMAGE.manifest), ("v2", INDEX)])
 async def test_a_tag_has_the_digest_of_its_manifest(source: Source, tag: str, content: bytes) -> None:
     assert await source.get_digest(API, Tag(tag)) == Digest.of(content)
 
@@ -161,7 +242,7 @@ async def test_a_tag_has_the_digest_of_its_manifest(source: Source, tag: str, co
     ("tag", "expected"),
     [
         ("v1", Manifest.parse(IMAGE.manifest)),
-        ("v2", Manifest.parse(index_of(IMAGE, OTHER))),
+        ("v2", Manifest.parse(INDEX)),
     ],
 )
 async def test_a_manifest_is_read_by_tag_and_by_digest(source: Source, tag: str, expected: Manifest) -> None:
@@ -189,28 +270,39 @@ async def test_what_is_not_there_is_missing(source: Source) -> None:
             await anext(pieces)
 
 
+async def test_a_source_reads_back_as_it_was_written(filled: Filled) -> None:
+    assert parse_source("filled", filled.spec.to_document()) == filled.spec
+    assert filled.spec.to_document() == filled.document
+
+
 async def test_a_wrong_password_is_refused_and_not_shown(filled: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
-    if filled.username is None:
+    if "username" not in filled.document:
         return  # it asks nobody for a password
     monkeypatch.setenv(PASSWORD_VARIABLE, "wrong-password")
-    async with open_registry(filled.spec, backoff=QUICK) as source:
+    async with Sources(backoff=QUICK).open(filled.spec) as source:
         with pytest.raises(SourceDenied) as refusal:
             await source.get_digest(API, Tag("v1"))
     assert "wrong-password" not in str(refusal.value)
 
 
-async def test_a_login_that_cannot_be_read_is_said_before_anything_is_asked(tmp_path: Path) -> None:
-    spec = SourceSpec("filled", URL("http://127.0.0.1:1"), "reader", password_file=str(tmp_path / "none"))
-    with pytest.raises(SourceLoginMissing, match=r"password_file .*No such file"):
-        async with open_registry(spec):
-            pass
+@pytest.mark.parametrize(
+    ("login", "problem"),
+    [
+        pytest.param({"password_file": "{folder}/none"}, r"password_file .*No such file", id="no-file"),
+        pytest.param({"password_file": "{folder}/empty"}, "is empty", id="empty"),
+        pytest.param({"password_env": "NO_SUCH_VARIABLE"}, "NO_SUCH_VARIABLE", id="no-variable"),
+        pytest.param(
+            {"password_env": PASSWORD_VARIABLE, "ca_file": "{folder}/empty"}, "holds no certificates", id="ca"
+        ),
+    ],
+)
+async def test_a_login_that_cannot_be_read_is_said_before_anything_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, login: dict[str, str], problem: str
+) -> None:
     (tmp_path / "empty").write_text("\n")
-    with pytest.raises(SourceLoginMissing, match="is empty"):
-        async with open_registry(replace(spec, password_file=str(tmp_path / "empty"))):
-            pass
-    with pytest.raises(SourceLoginMissing, match="NO_SUCH_VARIABLE"):
-        async with open_registry(replace(spec, password_file=None, password_env="NO_SUCH_VARIABLE")):
-            pass
-    with pytest.raises(SourceLoginMissing, match="holds no certificates"):
-        async with open_registry(SourceSpec("filled", URL("http://127.0.0.1:1"), ca_file=str(tmp_path / "empty"))):
+    monkeypatch.setenv(PASSWORD_VARIABLE, "secret")
+    document = {"type": "oci", "url": "http://127.0.0.1:1", "username": "reader"}
+    spec = parse_source("x", document | {name: text.format(folder=tmp_path) for name, text in login.items()})
+    with pytest.raises(SourceLoginMissing, match=problem):
+        async with Sources().open(spec):
             pass

@@ -20,6 +20,7 @@ from entrepot.oci.reference import Reference, RepositoryName, Tag
 from entrepot.replication.copy import GraphCopy
 from entrepot.replication.differences import Item
 from entrepot.replication.runs import silent
+from entrepot.replication.source import TagEntry
 from entrepot.storage import tables
 from tests.support.content import LAYER_TYPE, descriptor
 from tests.support.served import Served
@@ -69,8 +70,8 @@ class MemorySource:
         for name in NAMES:
             yield name
 
-    async def list_tags(self, repository: RepositoryName) -> AsyncIterator[Tag]:
-        yield Tag("v1")
+    async def list_tags(self, repository: RepositoryName) -> AsyncIterator[TagEntry]:
+        yield TagEntry(Tag("v1"))
 
     async def get_digest(self, repository: RepositoryName, tag: Tag) -> Digest:
         raise NotImplementedError
