@@ -7,12 +7,11 @@ name may have another one by then.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
+from entrepot.access.addresses import Address, Place, place_of
 from entrepot.errors import WebhookInvalid
-
-Address = IPv4Address | IPv6Address
 
 MAX_URL_CHARACTERS: Final = 2000
 _MAX_PORT = 65535
@@ -22,10 +21,6 @@ _URL = re.compile(
     r"(?:[/?][!\"$-\[\]-~]*)?",
     re.ASCII,
 )
-# The only part of IPv6 that is in use for public addresses (IANA, "IPv6 Global Unicast Address Assignments").
-_PUBLIC_6: Final = IPv6Network("2000::/3")
-# RFC 6052: IPv6 addresses through which a NAT64 reaches the IPv4 address in their last 32 bits.
-_NAT64: Final = IPv6Network("64:ff9b::/96")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +59,7 @@ class Destinations:
             address = address.ipv4_mapped
         if any(address in network for network in self.networks):
             return True
-        return _is_public(address)
-
-
-def _is_public(address: Address) -> bool:
-    if isinstance(address, IPv4Address):
-        return address.is_global and not address.is_multicast
-    if address in _NAT64:
-        return _is_public(IPv4Address(int(address) & 0xFFFFFFFF))
-    if address.sixtofour is not None:
-        return _is_public(address.sixtofour)
-    return address in _PUBLIC_6 and address.is_global and address.teredo is None
+        return place_of(address) is Place.PUBLIC
 
 
 def _find_address(host: str) -> Address | None:

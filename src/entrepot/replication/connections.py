@@ -15,8 +15,8 @@ import aiohttp
 from yarl import URL
 
 from entrepot import __version__
+from entrepot.access.addresses import Place, find_place
 from entrepot.errors import SourceLoginMissing
-from entrepot.replication.addresses import Place, find_place
 from entrepot.replication.backoff import Deadlines
 from entrepot.replication.source_specs import Network
 

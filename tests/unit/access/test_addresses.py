@@ -1,6 +1,6 @@
 import pytest
 
-from entrepot.replication.addresses import Place, find_place
+from entrepot.access.addresses import Place, find_place
 
 PUBLIC, PRIVATE, FORBIDDEN = Place
 
@@ -17,6 +17,8 @@ PUBLIC, PRIVATE, FORBIDDEN = Place
         ("127.0.0.1", PRIVATE),
         ("::1", PRIVATE),
         ("fd00::1", PRIVATE),
+        ("4000::1", PRIVATE),
+        ("2001:0:4136:e378:8000:63bf:3fff:fdd2", PRIVATE),
         ("::ffff:10.1.2.3", PRIVATE),
         ("64:ff9b::7f00:1", PRIVATE),
         ("2002:a01:203::", PRIVATE),
