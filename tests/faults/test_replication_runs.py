@@ -14,6 +14,7 @@ from entrepot.oci.digest import Digest
 from entrepot.oci.reference import RepositoryName, Tag
 from entrepot.replication.rules import parse_rule_file
 from entrepot.replication.runs import Replications, Run
+from entrepot.replication.sources import Sources
 from entrepot.replication.worker import work
 from entrepot.storage.clock import utc_now
 from tests.faults.conftest import RULE, Replicating
@@ -49,7 +50,13 @@ def replications(served: Served, *, silence_seconds: float = 15) -> Replications
     """As another process would have it."""
     parts = served.parts
     return Replications(
-        parts.database, parts.registry, utc_now, concurrency=2, beat_seconds=0.05, silence_seconds=silence_seconds
+        parts.database,
+        parts.registry,
+        utc_now,
+        concurrency=2,
+        open_source=Sources().open,
+        beat_seconds=0.05,
+        silence_seconds=silence_seconds,
     )
 
 
