@@ -11,6 +11,9 @@ from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Manifest
 from entrepot.oci.reference import RepositoryName, Tag, cosign_tags
+from entrepot.replication.companions import Companions
+from entrepot.replication.source_specs import parse_source
+from entrepot.replication.sources import Sources
 from entrepot.replication.trust.cosign import make_payload
 from tests.faults.conftest import Replicating
 from tests.support.content import Image, index_of
@@ -126,6 +129,21 @@ async def test_another_signature_under_the_same_tag_comes_too(
     assert (await replicating.run()).report["referrers_copied"] == 1
     here = await replicating.served.parts.registry.read_tag_digests(API, cosign_tags(image.digest))
     assert [str(digest) for digest in here.values()] == [second]
+
+
+@pytest.mark.parametrize("has_api", [True, False])
+async def test_without_a_listing_what_belongs_to_a_digest_is_asked_for(
+    hostile: HostileRegistry, *, has_api: bool
+) -> None:
+    image = hostile.put_image(NAME)
+    signature = sign_simply(hostile, NAME, image.digest, KEY)
+    sbom = put_referrer(hostile, NAME, Manifest.parse(image.manifest), b"sbom", SBOM)
+    hostile.has_referrers = has_api
+    hostile.put_fallback(NAME, str(image.digest), sbom)
+    async with Sources().open(parse_source("hostile", {"type": "oci", "url": hostile.url})) as source:
+        found = await Companions(source, API, None).find(image.digest)
+    assert [str(companion.digest) for companion in found] == [signature, sbom]
+    assert hostile.count("HEAD", "manifests/sha256-") == 3  # signatures, attestations, SBOMs
 
 
 async def test_nothing_follows_where_the_rule_says_so(hostile: HostileRegistry, replicating: Replicating) -> None:

@@ -11,14 +11,16 @@ from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 
-from entrepot.errors import PreconditionFailed, SignatureInvalid
+from entrepot.errors import ManifestUnknown, PreconditionFailed, SignatureInvalid
 from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Manifest, read_annotations, read_layer_annotations
+from entrepot.oci.ranges import ByteRange
 from entrepot.oci.reference import RepositoryName, Tag, cosign_tags
 from entrepot.registry.service import Registry
 from entrepot.replication.trust import cosign
 from entrepot.replication.trust.keys import is_signed
+from entrepot.replication.trust.policy import MAX_SIGNATURE_BYTES
 from entrepot.replication.trust.signers import Signer
 from entrepot.replication.trust.strict import decode_base64
 
@@ -82,7 +84,12 @@ class Signing:
         return False
 
     async def _put_bundle(self, repository: RepositoryName, subject: Digest) -> None:
-        stored = await self._registry.pull_manifest(repository, subject)
+        """Let a bundle of ours refer to a manifest, unless one does: the last try may have got no further."""
+        manifest = await self._registry.find_manifest(repository, subject)
+        if manifest is None:
+            raise ManifestUnknown(f"repository {repository} has no manifest {subject} to sign")
+        if await self._has_bundle(repository, manifest):
+            return
         statement = cosign.make_statement(subject)
         signature = await self._signer.sign(cosign.pre_authentication(cosign.STATEMENT, statement))
         public_key = self._signer.public_key.public_bytes(
@@ -95,7 +102,7 @@ class Signing:
             "artifactType": cosign.BUNDLE,
             "config": _descriptor(_EMPTY_TYPE, _EMPTY),
             "layers": [_descriptor(cosign.BUNDLE, bundle)],
-            "subject": {"mediaType": stored.media_type, "digest": str(subject), "size": len(stored.content)},
+            "subject": {"mediaType": manifest.media_type, "digest": str(subject), "size": manifest.size},
             "annotations": {
                 "dev.sigstore.bundle.content": "dsse-envelope",
                 "dev.sigstore.bundle.predicateType": cosign.SIGN_PREDICATE,
@@ -104,6 +111,31 @@ class Signing:
         for content in (_EMPTY, bundle):
             await self._put(repository, content)
         await self._registry.put_manifest(repository, Manifest.parse(json.dumps(document).encode()))
+
+    async def _has_bundle(self, repository: RepositoryName, subject: Manifest) -> bool:
+        after, is_last = "", False
+        while not is_last:
+            page = await self._registry.list_referrers(repository, subject.digest, cosign.BUNDLE, after)
+            for entry in page.entries:
+                if await self._is_ours(repository, entry.digest, subject):
+                    return True
+                after = str(entry.digest)
+            is_last = page.is_last or not page.entries
+        return False
+
+    async def _is_ours(self, repository: RepositoryName, bundle: Digest, subject: Manifest) -> bool:
+        manifest = await self._registry.find_manifest(repository, bundle)
+        for blob in manifest.blobs[1:] if manifest is not None else ():
+            if blob.media_type != cosign.BUNDLE or blob.size > MAX_SIGNATURE_BYTES:
+                continue
+            opened = await self._registry.open_blob(repository, blob.digest)
+            content = b"".join([piece async for piece in await opened.read(ByteRange(0, opened.size))])
+            try:
+                cosign.verify_bundle(content, subject, (self._signer.public_key,))
+            except SignatureInvalid:
+                continue
+            return True
+        return False
 
     async def _add_layers(
         self, repository: RepositoryName, tag: Tag, added: list[dict[str, Any]], source: Digest | None
