@@ -3,16 +3,15 @@
 import argparse
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
-from bench import memory, registry, scale
-from bench.load import run_wrk
-from bench.results import Row, Section, show, write_page
-from bench.servers import entrepot
+from bench import counting, issue, memory, registry, revocation, scale, tokens
+from bench.results import Section, show, write_page
 
-PARTS = ("registry", "tokens", "memory", "scale")
+PARTS = ("registry", "tokens", "issue", "revocation", "counting", "memory", "scale")
 
 
 def main() -> None:
@@ -35,14 +34,7 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory(prefix="entrepot-bench-") as name:
             folder = Path(name)
-            if part == "registry":
-                found = registry.measure(console, folder, workers=arguments.workers, seconds=arguments.seconds)
-            elif part == "tokens":
-                found = measure_tokens(folder, workers=arguments.workers, seconds=arguments.seconds)
-            elif part == "memory":
-                found = memory.measure(console, folder, workers=arguments.workers)
-            else:
-                found = scale.measure(console, folder)
+            found = measure(part, console, folder, workers=arguments.workers, seconds=arguments.seconds)
         for section in found:
             show(console, section)
         sections += found
@@ -52,13 +44,18 @@ def main() -> None:
         write_page(arguments.write, sections, command)
 
 
-def measure_tokens(folder: Path, *, workers: int, seconds: int) -> list[Section]:
-    """How many tokens are issued."""
-    with entrepot(folder, workers) as server:
-        basic = server.paths["token_basic"]
-        result = run_wrk(server, server.paths["token"], connections=32, seconds=seconds, authorization=basic)
-    cells = {"Entrepot": f"{result.requests_per_second:,.0f}/s, p99 {result.p99_seconds * 1000:.1f} ms"}
-    return [Section("Tokens", [Row("tokens issued, 32 connections", cells, target=">= 3,000/s")])]
+def measure(part: str, console: Console, folder: Path, *, workers: int, seconds: int) -> list[Section]:
+    """Measure one part in an empty folder."""
+    works: dict[str, Callable[[], list[Section]]] = {
+        "registry": lambda: registry.measure(console, folder, workers=workers, seconds=seconds),
+        "tokens": lambda: tokens.measure(console, folder, workers=workers, seconds=seconds),
+        "issue": lambda: issue.measure(console, folder, workers=workers, seconds=seconds),
+        "revocation": lambda: revocation.measure(console, folder, workers=workers),
+        "counting": lambda: counting.measure(console, folder, workers=workers, seconds=seconds),
+        "memory": lambda: memory.measure(console, folder, workers=workers),
+        "scale": lambda: scale.measure(console, folder),
+    }
+    return works[part]()
 
 
 if __name__ == "__main__":

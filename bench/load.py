@@ -4,6 +4,8 @@ import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from bench.servers import Server, find_program
 
@@ -31,7 +33,7 @@ class Result:
         return self.cpu_seconds / (self.bytes_per_second * self.seconds / 1e9)
 
 
-def run_wrk(
+def load_command(
     server: Server,
     path: str,
     *,
@@ -39,8 +41,9 @@ def run_wrk(
     seconds: int,
     authorization: str = "",
     headers: Mapping[str, str] | None = None,
-) -> Result:
-    """GET `path` over and over on `connections` connections for `seconds`."""
+    script: Path | None = None,
+) -> list[str]:
+    """What GETs `path` over and over on `connections` connections for `seconds`, or does what a script for wrk says."""
     command = [find_program("wrk"), "-t2" if connections > 1 else "-t1", f"-c{connections}", f"-d{seconds}s"]
     command += [
         "--latency",
@@ -53,8 +56,16 @@ def run_wrk(
     ]
     for name, value in (headers or {}).items():
         command += ["-H", f"{name}: {value}"]
+    if script is not None:
+        command += ["-s", str(script)]
+    return [*command, server.url + path]
+
+
+def run_wrk(server: Server, path: str, *, seconds: int, **options: Any) -> Result:
+    """Run the load of `load_command`."""
+    command = load_command(server, path, seconds=seconds, **options)
     before = server.cpu_seconds()
-    output = subprocess.run([*command, server.url + path], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     cpu = server.cpu_seconds() - before
     return Result(
         requests_per_second=float(_find(r"Requests/sec:\s+([\d.]+)", output)),

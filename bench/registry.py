@@ -186,6 +186,14 @@ def _fill(server: Server, large: Blob, small: Blob) -> None:
     server.paths["digest"] = f"/v2/{REPOSITORY}/manifests/{digest}"
 
 
+def fill_small(folder: Path, server: Server) -> None:
+    """Push an image of one small layer."""
+    blob = Blob.make(folder / "layer", SMALL_BYTES)
+    push_blob(server, blob)
+    _put_image(server, REPOSITORY, [blob])
+    server.paths["tag"] = f"/v2/{REPOSITORY}/manifests/v1"
+
+
 def _put_image(server: Server, repository: str, layers: list[Blob]) -> str:
     """Push an image of these layers as `v1`; answers its digest."""
     content = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}

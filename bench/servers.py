@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -133,23 +133,33 @@ def find_program(name: str) -> str:
     return found
 
 
+def run_entrepot(folder: Path, variables: Mapping[str, str], *arguments: str) -> str:
+    """What a command of Entrepot prints, on the data below `folder`."""
+    command = [str(Path(sys.executable).with_name("entrepot")), "--data", str(folder / "entrepot"), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | variables).stdout
+
+
 @contextmanager
-def entrepot(folder: Path, workers: int) -> Iterator[Server]:
-    """Entrepot with an account that may push and pull, and a token for it."""
-    program = str(Path(sys.executable).with_name("entrepot"))
-    data = folder / "entrepot"
+def entrepot(
+    folder: Path, workers: int, variables: Mapping[str, str] | None = None, program: Sequence[str] = ()
+) -> Iterator[Server]:
+    """Entrepot with an account that may push and pull, and a token for it.
+
+    `variables` are settings; `program` is what serves where it is not the command itself.
+    """
+    settings = dict(variables or {})
     port = free_port()
     plans = folder / "plans.yaml"
     plans.write_text('plans: {publisher: {grants: [{repositories: ["**"], actions: [pull, push, delete]}]}}\n')
-    subprocess.run([program, "--data", data, "plan", "apply", plans], check=True, capture_output=True)
-    created = subprocess.run(
-        [program, "--data", data, "account", "create", "bench", "--plan", "publisher", "--json"],
-        check=True,
-        capture_output=True,
-    )
-    credential = json.loads(created.stdout)["credential"]
-    command = [program, "--data", str(data), "serve", "--port", str(port), "--workers", str(workers), "--no-jobs"]
-    with _running("Entrepot", command, port, "/readyz", folder, ENTREPOT_LOG__LEVEL="warning") as server:
+    run_entrepot(folder, settings, "plan", "apply", str(plans))
+    # Another one each time, since a server may be started again on the same data.
+    created = run_entrepot(folder, settings, "account", "create", f"bench-{port}", "--plan", "publisher", "--json")
+    credential = json.loads(created)["credential"]
+    own = [str(Path(sys.executable).with_name("entrepot"))]
+    command = [*(program or own), "--data", str(folder / "entrepot"), "serve", "--port", str(port)]
+    command += ["--workers", str(workers), "--no-jobs"]
+    settings["ENTREPOT_LOG__LEVEL"] = "warning"
+    with _running("Entrepot", command, port, "/readyz", folder, **settings) as server:
         basic = base64.b64encode(f"{credential['username']}:{credential['secret']}".encode()).decode()
         scopes = "&".join(f"scope=repository:{name}:pull,push" for name in REPOSITORIES)
         server.paths["token"] = f"/token?{scopes}"

@@ -3,10 +3,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from tests.support.aws import Moto, moto_server
 from tests.support.served import RegistryClient, Served, serve
 from tests.support.servers import ObjectStore, PostgreSql, Redis, postgresql, redis, seaweedfs
+
+# How long an example takes says more of the machine than of the program.
+hypothesis_settings.register_profile("patient", hypothesis_settings.default, deadline=None)
+hypothesis_settings.load_profile("patient")
 
 VARIANTS = ["folder-sqlite", "folder-postgresql", "s3-postgresql-redis"]
 

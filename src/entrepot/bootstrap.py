@@ -3,42 +3,52 @@
 Nothing below this module reads settings, and nothing is global: what a part needs comes through its constructor.
 """
 
+import asyncio
 import ctypes
 import hmac
 import multiprocessing
 import os
 import secrets
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from entrepot.access.api_scopes import ApiScope, parse_api_scopes
 from entrepot.access.destinations import Destinations
 from entrepot.access.keys import Keys
-from entrepot.accounts.api_keys import ApiKeys
+from entrepot.access.workloads import ClaimPattern, Workload
+from entrepot.accounts.answers import Answers
+from entrepot.accounts.api_keys import ADMIN_LIMITED, ApiKeys
 from entrepot.accounts.audit import AuditLog
 from entrepot.accounts.authentication import Authenticator
 from entrepot.accounts.deliveries import Deliveries
 from entrepot.accounts.directory import Directory
 from entrepot.accounts.events import Events
 from entrepot.accounts.explanation import Explanations
+from entrepot.accounts.issuers import Issuer, is_safe_url
+from entrepot.accounts.key_rates import KeyRates
+from entrepot.accounts.leaks import LeakedSecrets
 from entrepot.accounts.limits import Limiter
 from entrepot.accounts.plans import Plans
 from entrepot.accounts.rechecks import Rechecks
 from entrepot.accounts.service import Accounts
+from entrepot.accounts.signing import SigningKeys
 from entrepot.accounts.throttle import Throttle
 from entrepot.accounts.tokens import Tokens
 from entrepot.accounts.upkeep import Retention, Upkeep
 from entrepot.accounts.usage import UsageCounter
 from entrepot.accounts.usage_reports import UsageReports
 from entrepot.accounts.webhooks import Webhooks
-from entrepot.errors import GlobInvalid, SettingsInvalid
+from entrepot.accounts.workloads import Workloads
+from entrepot.errors import GlobInvalid, RequestInvalid, SettingsInvalid
 from entrepot.logs import configure_logs
 from entrepot.registry.garbage import GarbageCollector
 from entrepot.registry.policies import Policies
@@ -46,7 +56,15 @@ from entrepot.registry.service import Registry
 from entrepot.registry.uploads import Uploads
 from entrepot.replication.runs import Replications
 from entrepot.replication.sources import Sources
-from entrepot.settings import MIN_SECRET_KEY_CHARACTERS, LogFormat, LogLevel, Settings, load_settings
+from entrepot.settings import (
+    MIN_SECRET_KEY_CHARACTERS,
+    LogFormat,
+    LogLevel,
+    OidcIssuer,
+    OidcWorkload,
+    Settings,
+    load_settings,
+)
 from entrepot.storage.blobs import BlobStore, StoreOptions
 from entrepot.storage.clock import utc_now
 from entrepot.storage.counters import Counters, CounterStore
@@ -55,15 +73,19 @@ from entrepot.storage.database_counters import DatabaseCounters
 from entrepot.storage.signals import Signals
 
 if TYPE_CHECKING:
+    from entrepot.accounts.scanners import Scanner
     from entrepot.storage.redis_wire import RedisWire
+    from entrepot.web.api.services import Services
     from entrepot.web.asgi import App
     from entrepot.web.front import Front
     from entrepot.web.oci.pull import Redirects
 
 _PUBLIC_URL = "public_url"
 _COUNTING_SPACE = "counting_space"
-# Tallies in memory: four for each account that pulls; two for each guess.
-_LIMITED, _THROTTLED = 40_000, 40_000
+# Tallies in memory: four for each account that pulls; two for each guess; two for each API key with a rate.
+_LIMITED, _THROTTLED, _RATED = 40_000, 40_000, 2_000
+_SIGNING_SINCE = "signing_keys_since"
+_FINGERPRINT = "secret_key_fingerprint"
 TOKEN_PATH = "/token"  # noqa: S105 - a path
 
 
@@ -80,6 +102,9 @@ class Parts:
     plans: Plans
     accounts: Accounts
     api_keys: ApiKeys
+    workloads: Workloads
+    answers: Answers
+    key_rates: KeyRates
     authenticator: Authenticator
     throttle: Throttle
     explanations: Explanations
@@ -92,6 +117,7 @@ class Parts:
     webhooks: Webhooks
     deliveries: Deliveries
     upkeep: Upkeep
+    leaks: LeakedSecrets
     replications: Replications
     garbage: GarbageCollector
 
@@ -100,12 +126,16 @@ class Parts:
         self.usage.start()
         self.limiter.start()
         self.throttle.start()
+        self.api_keys.start()
+        self.key_rates.start()
 
     async def stop(self) -> None:
         """Write down and share what was counted, and end."""
         await self.usage.stop()
         await self.limiter.stop()
         await self.throttle.stop()
+        await self.api_keys.stop()
+        await self.key_rates.stop()
 
     def remember_public_url(self) -> None:
         """Note by which address this server is reached, for commands that were not told."""
@@ -134,9 +164,7 @@ def build_parts(settings: Settings) -> Parts:
         database.migrate()
     else:
         database.verify_migrated()
-    secret_key = read_secret_key(settings)
-    verify_same_key(database, secret_key)
-    keys = Keys.derive(secret_key)
+    keys = _read_keys(settings, database)
     signals = Signals(database, utc_now, wire=_open_wire(settings), outage_seconds=settings.database.outage_seconds)
     blobs = open_storage(settings)
     limit = settings.limits.blob_bytes
@@ -145,7 +173,8 @@ def build_parts(settings: Settings) -> Parts:
         database, blobs, signals, utc_now, max_blob_bytes=limit, grace=grace, policies=_read_policies(settings)
     )
     directory = Directory(database, signals)
-    tokens = Tokens(keys, utc_now, service=settings.registry_host)
+    tokens = Tokens(_read_signing_keys(database, keys), utc_now, service=settings.registry_host)
+    api_keys = ApiKeys(database, signals, utc_now, keys)
     destinations = Destinations(settings.webhooks.networks, settings.webhooks.plain_http)
     webhooks = Webhooks(database, utc_now, keys, destinations)
     rechecks = Rechecks()
@@ -160,8 +189,11 @@ def build_parts(settings: Settings) -> Parts:
         uploads=Uploads(database, blobs, registry, utc_now, max_blob_bytes=limit),
         plans=Plans(database, signals, utc_now),
         accounts=Accounts(database, signals, utc_now, keys),
-        api_keys=ApiKeys(database, signals, utc_now, keys),
-        authenticator=Authenticator(directory, tokens, keys, utc_now, throttle),
+        api_keys=api_keys,
+        key_rates=KeyRates(_open_counters(settings, database, capacity=_RATED)),
+        workloads=Workloads(database, utc_now, api_keys, _read_issuers(settings)),
+        answers=Answers(database, utc_now),
+        authenticator=Authenticator(directory, tokens, keys, utc_now, throttle, service=settings.registry_host),
         throttle=throttle,
         explanations=Explanations(directory, database, utc_now),
         tokens=tokens,
@@ -173,6 +205,7 @@ def build_parts(settings: Settings) -> Parts:
         webhooks=webhooks,
         deliveries=Deliveries(database, webhooks, utc_now, destinations),
         upkeep=Upkeep(database, utc_now, _read_retention(settings)),
+        leaks=LeakedSecrets(signals, utc_now, keys, service=settings.registry_host),
         replications=Replications(
             database,
             registry,
@@ -201,6 +234,20 @@ def open_storage(settings: Settings) -> BlobStore:
         stall_seconds=settings.storage.stall_seconds,
     )
     return BlobStore(settings.effective_storage_url, options)
+
+
+def _read_keys(settings: Settings, database: Database) -> Keys:
+    """The keys of this installation. Raises SettingsInvalid when its database belongs to others."""
+    secret_key = read_secret_key(settings)
+    earlier, leaked = settings.earlier_keys, settings.leaked_keys
+    verify_same_key(database, secret_key, [*earlier, *leaked])
+    return Keys.derive(secret_key, earlier=earlier, leaked=leaked)
+
+
+def _read_signing_keys(database: Database, keys: Keys) -> SigningKeys:
+    """What signs tokens; its periods count from when the first process that knew of them started."""
+    since = database.agree_on(_SIGNING_SINCE, str(int(utc_now().timestamp())))
+    return SigningKeys(keys, float(since))
 
 
 def _open_wire(settings: Settings) -> "RedisWire | None":
@@ -239,6 +286,46 @@ def _read_policies(settings: Settings) -> Policies:
         raise SettingsInvalid(f"ENTREPOT_REPOSITORIES__...: {error}") from error
 
 
+def _read_issuers(settings: Settings) -> list[Issuer]:
+    """Who vouches for workloads. Raises SettingsInvalid."""
+    names = [workload.name for issuer in settings.oidc.issuers for workload in issuer.workloads]
+    if len(set(names)) < len(names):
+        raise SettingsInvalid("ENTREPOT_OIDC__ISSUERS: two workloads have the same name")
+    return [_read_issuer(wanted) for wanted in settings.oidc.issuers]
+
+
+def _read_issuer(wanted: OidcIssuer) -> Issuer:
+    for url in filter(None, (wanted.url, wanted.keys_url)):
+        if not is_safe_url(url):
+            raise SettingsInvalid(f"ENTREPOT_OIDC__ISSUERS: {url!r}: use https://HOST[:PORT][/PATH]")
+    return Issuer(
+        url=wanted.url,
+        audience=wanted.audience,
+        workloads=tuple(_read_workload(one) for one in wanted.workloads),
+        keys_url=wanted.keys_url,
+        ca_file=wanted.ca_file,
+        token_file=wanted.token_file,
+    )
+
+
+def _read_workload(wanted: OidcWorkload) -> Workload:
+    try:
+        workload = Workload(
+            name=wanted.name,
+            claims=tuple(ClaimPattern.parse(claim, text) for claim, text in wanted.claims.items()),
+            scopes=parse_api_scopes(wanted.scopes),
+            plans=None if wanted.plans is None else frozenset(wanted.plans),
+            own_accounts_only=wanted.own_accounts_only,
+            requests_per_minute=wanted.requests_per_minute,
+            lifetime=timedelta(seconds=wanted.lifetime_seconds),
+        )
+    except (GlobInvalid, RequestInvalid) as error:
+        raise SettingsInvalid(f"ENTREPOT_OIDC__ISSUERS, workload {wanted.name}: {error}") from error
+    if ApiScope.ADMIN in workload.scopes and (workload.own_accounts_only or workload.plans is not None):
+        raise SettingsInvalid(f"ENTREPOT_OIDC__ISSUERS, workload {wanted.name}: {ADMIN_LIMITED}")
+    return workload
+
+
 def _read_retention(settings: Settings) -> Retention:
     kept = settings.retention
     return Retention(
@@ -256,6 +343,7 @@ def close_parts(parts: Parts) -> None:
     parts.signals.stop()
     parts.limiter.close()
     parts.throttle.close()
+    parts.key_rates.close()
     parts.database.close()
 
 
@@ -267,16 +355,33 @@ def create_app() -> "Front":
     return build_app(build_parts(settings))
 
 
+def load_faces() -> None:
+    """Load all that `build_app` needs, so that processes which are forked from this one need not."""
+    for name in (
+        "api.services",
+        "front",
+        "later",
+        "listening",
+        "oci.face",
+        "ops",
+        "refusals",
+        "token.face",
+        "visitors",
+    ):
+        import_module(f"entrepot.web.{name}")
+
+
 def build_app(parts: Parts) -> "Front":
     """The ASGI application over `parts`, which it closes when it stops."""
     # Loaded here, so that commands which serve nothing do not wait for it.
-    from entrepot.web.api.app import create_api
     from entrepot.web.api.services import Services
     from entrepot.web.front import Front
+    from entrepot.web.later import Later
+    from entrepot.web.listening import give_up_unread
     from entrepot.web.oci.face import OciFace
     from entrepot.web.ops import OpsFace
     from entrepot.web.refusals import Refusals
-    from entrepot.web.token.face import TokenFace
+    from entrepot.web.token.face import JWKS_PATH, TokenFace
     from entrepot.web.visitors import Visitors
 
     settings = parts.settings
@@ -309,12 +414,17 @@ def build_app(parts: Parts) -> "Front":
     services = Services(
         accounts=parts.accounts,
         api_keys=parts.api_keys,
+        workloads=parts.workloads,
+        answers=parts.answers,
+        key_rates=parts.key_rates,
         plans=parts.plans,
         reports=parts.reports,
         audit=parts.audit,
         events=parts.events,
         webhooks=parts.webhooks,
         throttle=parts.throttle,
+        leaks=parts.leaks,
+        scanner=_open_scanner(settings),
         public_url=settings.effective_public_url,
         trusted_proxies=settings.trusted_proxies,
     )
@@ -325,20 +435,41 @@ def build_app(parts: Parts) -> "Front":
         ("/v2", oci),
         ("/v2/", oci),
         (TOKEN_PATH, token),
-        ("/api/", create_api(services)),
+        (JWKS_PATH, token),
+        ("/api/", Later(lambda: _create_api(services))),
         ("/livez", ops),
         ("/readyz", ops),
         ("/metrics", ops),
     ]
 
+    tasks: set[asyncio.Task[None]] = set()
+
     async def starting() -> None:
         await parts.start()
+        tasks.add(asyncio.create_task(give_up_unread(settings.limits.stall_seconds)))
 
     async def stopping() -> None:
+        for task in tasks:
+            task.cancel()
         await parts.stop()
         close_parts(parts)
 
     return Front(faces, starting=starting, stopping=stopping)
+
+
+def _create_api(services: "Services") -> "App":
+    # Its framework takes as long to load as all the rest, and much of the memory; servers that only serve pulls need
+    # neither.
+    from entrepot.web.api.app import create_api
+
+    return create_api(services)
+
+
+def _open_scanner(settings: Settings) -> "Scanner | None":
+    from entrepot.accounts.scanners import Scanner
+
+    wanted = settings.secret_scanning
+    return Scanner(wanted.keys_url, wanted.public_keys) if wanted.enabled else None
 
 
 def _read_redirects(parts: Parts) -> "Redirects | None":
@@ -410,14 +541,26 @@ def _make_secret_key(path: Path) -> None:
         aside.unlink()
 
 
-def verify_same_key(database: Database, secret_key: bytes) -> None:
-    """Raises SettingsInvalid unless this is the key that the installation began with: another one voids everything."""
-    fingerprint = hmac.digest(secret_key, b"entrepot secret key fingerprint", "sha256").hex()
-    if database.agree_on("secret_key_fingerprint", fingerprint) != fingerprint:
+def verify_same_key(database: Database, secret_key: bytes, others: Sequence[bytes] = ()) -> None:
+    """Raises SettingsInvalid unless this is the key that the installation has: another one voids everything.
+
+    It may take the place of one of `others`.
+    """
+    fingerprint, *replaced = map(_fingerprint, (secret_key, *others))
+    found = database.agree_on(_FINGERPRINT, fingerprint)
+    if found == fingerprint:
+        return
+    if found not in replaced:
         raise SettingsInvalid(
             f"the database {database} belongs to another secret key, so that no credential in it could be used; "
-            "set ENTREPOT_SECRET_KEY (or _FILE) to the same value for every process"
+            "set ENTREPOT_SECRET_KEY (or _FILE) to the same value for every process; to replace a key, name the old "
+            "one in ENTREPOT_EARLIER_SECRET_KEYS"
         )
+    database.remember(_FINGERPRINT, fingerprint)
+
+
+def _fingerprint(secret_key: bytes) -> str:
+    return hmac.digest(secret_key, b"entrepot secret key fingerprint", "sha256").hex()
 
 
 def die_with_parent() -> None:

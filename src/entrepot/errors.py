@@ -85,7 +85,7 @@ class RuleInvalid(Invalid):
     """A replication source or rule that does not have the right shape."""
 
 
-class SignatureInvalid(Invalid):
+class SignatureBroken(Invalid):
     """A signature that does not hold, is by somebody else, or speaks of other content."""
 
 
@@ -95,6 +95,10 @@ class IdentityInvalid(Invalid):
 
 class RequestInvalid(Invalid):
     """A request body or parameter of the platform API that does not fit its schema."""
+
+
+class IdempotencyKeyReused(Invalid):
+    """An Idempotency-Key that came with another request before."""
 
 
 class WebhookInvalid(Invalid):
@@ -234,6 +238,14 @@ class AccountClosed(Conflict):
     """The account is suspended or deleted, so the change makes no sense."""
 
 
+class ExternalIdTaken(Conflict):
+    """The external id belongs to an account that whoever asks may not know of."""
+
+
+class RequestRepeated(Conflict):
+    """The same request is being carried out at this moment."""
+
+
 class RunActive(Conflict):
     """The rule has a run that is not finished."""
 
@@ -263,7 +275,15 @@ class TokenInvalid(CredentialInvalid):
 
 
 class ApiKeyInvalid(Unauthenticated):
-    """An API key that is unknown, revoked or expired."""
+    """An API key that is unknown, revoked, expired, or used from outside its networks."""
+
+
+class WorkloadTokenInvalid(Unauthenticated):
+    """A token of a workload's platform that does not hold."""
+
+
+class SignatureInvalid(Unauthenticated):
+    """A report whose signature is missing, or not that of who should have sent it."""
 
 
 class Denied(EntrepotError):
@@ -288,12 +308,20 @@ class ApiKeyDenied(Denied):
     """The API key lacks the scope, or is limited to other plans."""
 
 
+class WorkloadDenied(Denied):
+    """The token holds, but no workload of its issuer has such claims."""
+
+
 class TooManyRequests(EntrepotError):
     """More than is allowed in a stretch of time; in `retry_seconds` the next one begins."""
 
     def __init__(self, message: str, *, retry_seconds: int) -> None:
         super().__init__(message)
         self.retry_seconds = retry_seconds
+
+
+class RateExceeded(TooManyRequests):
+    """The API key asks more often than it may, or for more keys than it needs."""
 
 
 class PullLimitExceeded(TooManyRequests):
@@ -325,6 +353,10 @@ class DatabaseUnavailable(Unavailable):
     """The database cannot be reached, or stayed locked."""
 
 
+class IssuerUnavailable(Unavailable):
+    """The issuer of a workload's token does not answer, or not as OpenID Connect has it."""
+
+
 class RedisUnavailable(Unavailable):
     """Redis cannot be reached, or failed."""
 
@@ -339,6 +371,10 @@ class StorageFull(Unavailable):
 
 class SignerUnavailable(Unavailable):
     """The key service that signs what is published does not answer."""
+
+
+class ScannerUnavailable(Unavailable):
+    """The public keys of whoever reports leaked secrets cannot be fetched."""
 
 
 class ArchiveUnwritable(Unavailable):

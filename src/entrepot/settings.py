@@ -48,6 +48,10 @@ def _split(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
+def _split_keys(value: SecretStr) -> list[bytes]:
+    return [key.encode() for key in value.get_secret_value().replace(",", " ").split()]
+
+
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """Texts, separated by commas."""
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split)]
@@ -91,7 +95,7 @@ class Limits(_Group):
     stall_seconds: float = Field(
         default=60.0,
         gt=0,
-        description="How long a client may send nothing in the middle of a body before it is given up.",
+        description="How long a client may send nothing of a body or read nothing of an answer before it is given up.",
     )
 
 
@@ -216,10 +220,59 @@ class Log(_Group):
     level: LogLevel = Field(default=LogLevel.INFO, description="The least severe lines that are written.")
 
 
+class SecretScanning(_Group):
+    """Reports of leaked secrets, in the shape of GitHub's secret scanning partner program."""
+
+    enabled: bool = Field(
+        default=False, description="Whether signed reports of leaked secrets are taken, and what they name is revoked."
+    )
+    keys_url: str = Field(
+        default="https://api.github.com/meta/public_keys/secret_scanning",
+        description="Where the scanner publishes its keys; empty: only `PUBLIC_KEYS` hold.",
+    )
+    public_keys: dict[str, str] = Field(
+        default_factory=dict,
+        description="P-256 public keys (PEM) of scanners, by identifier, as JSON; these are not fetched.",
+    )
+
+
 class Replication(_Group):
     """How content is copied from sources."""
 
     concurrency: int = Field(default=4, ge=1, le=64, description="Blobs that one run copies at the same time.")
+
+
+class OidcWorkload(_Group):
+    """A program that may get an API key, and what that key may do."""
+
+    name: str = Field(pattern=r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$", max_length=50)
+    claims: dict[str, str] = Field(min_length=1)
+    scopes: tuple[str, ...] = Field(min_length=1)
+    plans: tuple[str, ...] | None = None
+    own_accounts_only: bool = False
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    lifetime_seconds: int = Field(default=900, ge=60, le=3600)
+
+
+class OidcIssuer(_Group):
+    """Who vouches for workloads."""
+
+    url: str
+    audience: str = Field(min_length=1)
+    workloads: tuple[OidcWorkload, ...] = Field(min_length=1)
+    keys_url: str | None = None
+    ca_file: Path | None = None
+    token_file: Path | None = None
+
+
+class Oidc(_Group):
+    """Programs that get API keys by a token of their platform."""
+
+    issuers: tuple[OidcIssuer, ...] = Field(
+        default=(),
+        description="Issuers whose tokens may be exchanged for short-lived API keys, and what these may do; as JSON, "
+        "or as tables in the file. See [use-workload-identity.md](../how-to/use-workload-identity.md).",
+    )
 
 
 class Settings(BaseSettings):
@@ -268,6 +321,16 @@ class Settings(BaseSettings):
         description="From it come account names, stored secrets and token signatures, so every process must have the "
         "same one and losing it voids every credential. Default: made once, in `DATA/secret.key`.",
     )
+    earlier_secret_keys: SecretStr = Field(
+        default=SecretStr(""),
+        description="Secret keys that were in force before, or are about to be, separated by white space or commas: "
+        "what was stored or signed with them holds. See [Tokens](tokens.md#replacing-the-secret-key).",
+    )
+    leaked_secret_keys: SecretStr = Field(
+        default=SecretStr(""),
+        description="Earlier secret keys that somebody else may know: what was stored with them holds, tokens and "
+        "logins that were signed with them do not.",
+    )
     database: DatabaseOptions = DatabaseOptions()
     storage: Storage = Storage()
     repositories: RepositoryPolicies = RepositoryPolicies()
@@ -278,6 +341,8 @@ class Settings(BaseSettings):
     throttle: Throttle = Throttle()
     log: Log = Log()
     replication: Replication = Replication()
+    oidc: Oidc = Oidc()
+    secret_scanning: SecretScanning = SecretScanning()
 
     @classmethod
     def settings_customise_sources(
@@ -311,6 +376,23 @@ class Settings(BaseSettings):
         if 0 < len(value.get_secret_value()) < MIN_SECRET_KEY_CHARACTERS:
             raise ValueError(f"use at least {MIN_SECRET_KEY_CHARACTERS} random characters: openssl rand -hex 32")
         return value
+
+    @field_validator("earlier_secret_keys", "leaked_secret_keys")
+    @classmethod
+    def _are_long(cls, value: SecretStr) -> SecretStr:
+        if any(len(key) < MIN_SECRET_KEY_CHARACTERS for key in _split_keys(value)):
+            raise ValueError(f"a secret key has at least {MIN_SECRET_KEY_CHARACTERS} characters")
+        return value
+
+    @property
+    def earlier_keys(self) -> list[bytes]:
+        """The secret keys before this one."""
+        return _split_keys(self.earlier_secret_keys)
+
+    @property
+    def leaked_keys(self) -> list[bytes]:
+        """The secret keys before this one that somebody else may know."""
+        return _split_keys(self.leaked_secret_keys)
 
     @property
     def effective_public_url(self) -> str:

@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from entrepot.bootstrap import build_parts, close_parts
-from entrepot.errors import SignatureInvalid
+from entrepot.errors import SignatureBroken
 from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Manifest
@@ -280,9 +280,9 @@ def test_a_time_stamp_outlives_the_certificate(world: World, tmp_path: Path, kin
 
     assert verify_envelope(content, media_type, manifest, Roots(signers), utc_now())
     assert verify_envelope(content, media_type, manifest, Roots(signers, (authority.root.certificate,)), later)
-    with pytest.raises(SignatureInvalid, match="expired on"):
+    with pytest.raises(SignatureBroken, match="expired on"):
         verify_envelope(content, media_type, manifest, Roots(signers), later)
-    with pytest.raises(SignatureInvalid, match="its time stamp does not hold"):
+    with pytest.raises(SignatureBroken, match="its time stamp does not hold"):
         verify_envelope(content, media_type, manifest, Roots(signers, (stranger.certificate,)), later)
 
 

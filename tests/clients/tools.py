@@ -38,7 +38,8 @@ class Skopeo:
     def __init__(self, folder: Path) -> None:
         self._program = require("skopeo")
         self._folder = folder
-        self._auth = ("--authfile", folder / "auth.json")
+        self.authfile = folder / "auth.json"
+        self._auth = ("--authfile", self.authfile)
 
     def login(self, host: str, username: str, secret: str) -> Done:
         command = (self._program, "login", "--tls-verify=false", *self._auth, "-u", username, "--password-stdin", host)
@@ -96,6 +97,7 @@ class Docker:
         self.program = "/usr/bin/docker" if Path("/usr/bin/docker").exists() else require("docker")
         self.address = f"unix://{folder}/docker.sock"
         self._docker = (self.program, "--host", self.address, "--config", folder / "config")
+        self.config = folder / "config" / "config.json"
         self._skopeo = require("skopeo")
         self._folder = folder
 
@@ -224,7 +226,7 @@ def _wait(process: Process, is_ready: object) -> None:
 
     import pytest
 
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while time.monotonic() < deadline and process.popen.poll() is None:
         if is_ready():  # type: ignore[operator]
             return

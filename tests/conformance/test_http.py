@@ -216,3 +216,33 @@ async def test_conditional_push(repository: Repository, condition: dict[str, str
     answer = await repository.call("PUT", "manifests/v1", content=content, headers=headers)
     assert answer.status_code == 412
     assert (await repository.call("GET", "manifests/v1")).content == old.content
+
+
+@clause("RFC 9110, 13.1.1 If-Match", "a condition that holds lets the method be performed")
+async def test_condition_that_holds(repository: Repository) -> None:
+    old = await repository.push(index(), "v1", media_types.OCI_INDEX)
+    content = index(annotations={"is": "another one"})
+    for tag, body, condition in (
+        ("v1", content, {"If-Match": f'"{old.digest}"'}),
+        ("v2", content, {"If-None-Match": "*"}),
+        ("v1", index(), {"If-Match": "*", "If-None-Match": f'"{old.digest}"'}),
+    ):
+        headers = {"Content-Type": media_types.OCI_INDEX} | condition
+        answer = await repository.call("PUT", f"manifests/{tag}", content=body, headers=headers)
+        assert answer.status_code == 201, answer.text
+        assert (await repository.call("GET", f"manifests/{tag}")).content == body
+
+
+@clause("Deleting Manifests", "the client MAY use conditional requests")
+@clause("RFC 9110, 13.1.1 If-Match", "an origin server MUST NOT perform the method if the condition is false: 412")
+@clause("RFC 9110, 13.2.1 When to Evaluate", "MUST ignore preconditions if the response without them is no success")
+async def test_conditional_deletion(repository: Repository) -> None:
+    pushed = await repository.push(index(), "v1", media_types.OCI_INDEX)
+    for path in ("manifests/v1", f"manifests/{pushed.digest}"):
+        for condition in ({"If-Match": '"other"'}, {"If-None-Match": "*"}):
+            assert (await repository.call("DELETE", path, headers=condition)).status_code == 412
+            assert (await repository.call("GET", path)).content == index()
+        answer = await repository.call("DELETE", path, headers={"If-Match": f'"{pushed.digest}"'})
+        assert answer.status_code == 202
+        answer = await repository.call("DELETE", path, headers={"If-Match": '"other"'})
+        assert (answer.status_code, error_codes(answer)) == (404, ["MANIFEST_UNKNOWN"])

@@ -53,6 +53,17 @@ class TestImmutableTags:
         assert (await self.put(frozen, digest, 2, "?tag=other&tag=v2")).status_code == 201
         assert await frozen.tags() == ["other", "v1", "v2"]
 
+    @clause("settings: repositories.immutable_tags", "a condition that holds does not make a tag movable")
+    async def test_condition_does_not_move_it(self, frozen: Repository) -> None:
+        headers = {"Content-Type": media_types.OCI_INDEX, "If-Match": f'"{Digest.of(document(1))}"'}
+        assert (await self.put(frozen, "v1", 1)).status_code == 201
+        for number, status in ((2, 409), (1, 201)):
+            answer = await frozen.call("PUT", "manifests/v1", content=document(number), headers=headers)
+            assert answer.status_code == status
+        assert (await frozen.call("GET", "manifests/v1")).content == document(1)
+        assert (await frozen.call("DELETE", "manifests/v1", headers=headers)).status_code == 409
+        assert (await frozen.call("DELETE", "manifests/v9", headers=headers)).status_code == 404
+
     @clause("settings: repositories.immutable_tags", "neither the tag nor what it names can be deleted")
     async def test_tag_is_not_deleted(self, frozen: Repository) -> None:
         await self.put(frozen, "v1", 1)

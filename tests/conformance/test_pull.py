@@ -224,6 +224,7 @@ async def test_head_has_the_headers_of_get(repository: Repository, direct: Repos
     pushed = await repository.push_image("v1")
     await repository.push_image("v2")
     layer = await repository.push_blob(b"content of a layer")
+    upload = (await direct.call("POST", "blobs/uploads/")).headers["location"]
     for path in (
         "manifests/v1",
         f"manifests/{pushed.digest}",
@@ -239,8 +240,10 @@ async def test_head_has_the_headers_of_get(repository: Repository, direct: Repos
         "none",
         "/v2/",
         "/v2/_catalog?n=1",
+        upload,
     ):
         get, head = await direct.call("GET", path), await direct.call("HEAD", path)
         assert (head.status_code, head.content) == (get.status_code, b"")
         assert head.headers == get.headers
-        assert head.headers["content-length"] == str(len(get.content))
+        if get.status_code != 204:
+            assert head.headers["content-length"] == str(len(get.content))

@@ -116,15 +116,15 @@ async def test_lifetime_and_address_of_urls(
     way: Way, publisher: RegistryClient, repository: Repository, outside: httpx.AsyncClient
 ) -> None:
     blob = await repository.push_blob(CONTENT)
-    async with way.serve(storage={"redirect_seconds": 3}) as served:
+    async with way.serve(storage={"redirect_seconds": 6}) as served:
         there = Repository(RegistryClient(served.http, publisher.credential), repository.name, outside)
         answer = await there.call("GET", f"blobs/{blob['digest']}")
         assert answer.status_code == expected_status(served)
         if answer.status_code == 307:
             url = answer.headers["location"]
-            assert parse_qs(urlsplit(url).query)["X-Amz-Expires"] == ["3"]
+            assert parse_qs(urlsplit(url).query)["X-Amz-Expires"] == ["6"]
             assert (await outside.get(url)).status_code == 200
-            await asyncio.sleep(4.1)  # the store counts in whole seconds
+            await asyncio.sleep(7.1)  # the store counts in whole seconds
             assert (await outside.get(url)).status_code == 403
     changes = {"redirect_seconds": 3600, "public_endpoint": "https://blobs.example.com"}
     async with way.serve(storage=changes) as served:

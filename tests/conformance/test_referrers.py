@@ -135,6 +135,40 @@ async def test_referrers_by_sha512(repository: Repository) -> None:
     assert await list_referrers(repository, subject["digest"]) == [pushed.descriptor]
 
 
+@clause("image-spec, annotations.md: Rules", "annotations MUST be a map whose values MUST be strings")
+async def test_what_is_no_annotation_is_not_shown(repository: Repository) -> None:
+    """Clients that know the rule could not read the list."""
+    subject = await repository.push_image()
+    for annotations, shown in (
+        ({"a": "text", "b": 1, "c": None, "d": ["x"], "e": {"f": "g"}}, {"a": "text"}),
+        ({"a": 1}, None),
+        (["a"], None),
+    ):
+        pushed = await repository.push_artifact(subject=subject.descriptor, annotations=annotations)
+        entries = {entry["digest"]: entry for entry in await list_referrers(repository, subject.digest)}
+        assert entries[str(pushed.digest)].get("annotations") == shown
+
+
+@clause("Listing Referrers", "MUST be 200: no manifest that was accepted keeps the others from being listed")
+async def test_the_deepest_manifest_that_is_accepted_is_listed(repository: Repository) -> None:
+    subject = await repository.push_image()
+    expected = set()
+    for place in ("annotations", "custom"):
+        accepted, refused = 1, 100_000
+        while refused - accepted > 1:
+            depth = (accepted + refused) // 2
+            nested = f'"{place}":{{"a":{"[" * depth}{"]" * depth}}}'
+            content = index(subject=subject.descriptor)[:-1] + f",{nested}}}".encode()
+            answer = await repository.put(str(Digest.of(content)), content, media_types.OCI_INDEX)
+            if answer.status_code == 201:
+                accepted = depth
+                expected.add(str(Digest.of(content)))
+            else:
+                assert (answer.status_code, error_codes(answer)) == (400, ["MANIFEST_INVALID"])
+                refused = depth
+    assert {entry["digest"] for entry in await list_referrers(repository, subject.digest)} == expected
+
+
 class TestFilter:
     """`?artifactType=`."""
 

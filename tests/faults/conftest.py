@@ -13,31 +13,30 @@ from tests.support.hostile import HostileRegistry, serving
 from tests.support.served import TESTER, Served
 
 RULE = "all"
-IMPATIENT = Deadlines(connect_seconds=1, idle_seconds=0.5, answer_seconds=1)
+# For sources that answer, however busy the machine; and for those of whose silence a test is about.
+PATIENT = Deadlines(connect_seconds=30, idle_seconds=30, answer_seconds=30)
+IMPATIENT = Deadlines(connect_seconds=5, idle_seconds=1, answer_seconds=2)
 HASTY = Backoff(attempts=3, first_seconds=0.01, most_seconds=0.05, patience_seconds=0.2)
 
 
 class Replicating:
-    """Replication from a hostile registry into the served application, impatient enough for tests."""
+    """Replication from a hostile registry into the served application."""
 
     def __init__(
         self,
         served: Served,
-        deadlines: Deadlines = IMPATIENT,
+        deadlines: Deadlines = PATIENT,
         backoff: Backoff = HASTY,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.served = served
+        self.deadlines = deadlines
         self.replications = Replications(
             served.parts.database,
             served.parts.registry,
             utc_now,
             concurrency=4,
-            open_source=Sources(
-                deadlines=deadlines,
-                backoff=backoff,
-                monotonic=monotonic,
-            ).open,
+            open_source=lambda spec: Sources(deadlines=self.deadlines, backoff=backoff, monotonic=monotonic).open(spec),
         )
 
     async def apply(self, url: str, **login: str) -> None:

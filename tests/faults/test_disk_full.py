@@ -46,7 +46,7 @@ def publisher(entrepot: Entrepot) -> Credential:
 
 
 def client(entrepot: Entrepot, credential: Credential) -> httpx.Client:
-    return httpx.Client(base_url=entrepot.url, auth=(credential.username, credential.secret), timeout=20)
+    return httpx.Client(base_url=entrepot.url, auth=(credential.username, credential.secret), timeout=60)
 
 
 def push(http: httpx.Client, image: Image, tag: str) -> httpx.Response:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -22,6 +23,8 @@ PLANS = {
     "free": {"grants": [{"repositories": ["smm/**"], "actions": ["pull"]}]},
 }
 LAG_SECONDS = 1
+# What a busy machine may take to show it.
+PATIENCE_SECONDS = 60
 PATH = "/v2/smm/api/manifests/v1"
 
 
@@ -57,7 +60,7 @@ def servers(
 
 def client(entrepot: Entrepot, credential: Credential) -> httpx.Client:
     auth = (credential.username, credential.secret)
-    return httpx.Client(base_url=entrepot.url, auth=auth, timeout=10, follow_redirects=True)
+    return httpx.Client(base_url=entrepot.url, auth=auth, timeout=PATIENCE_SECONDS, follow_redirects=True)
 
 
 def push(http: httpx.Client, image: Image, tag: str) -> None:
@@ -72,12 +75,25 @@ def path_of(location: str) -> str:
     return location.removeprefix("http://registry.example.com")
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """Something else than the image: when it was asked for, and when it came."""
+
+    begun_at: float
+    ended_at: float
+    status: int
+
+
 class Customer:
-    """Pulls from one server all the time, and remembers when something else than the image came."""
+    """Pulls from one server all the time, and remembers what came.
+
+    When a pull began is what counts: how long an answer takes says nothing of what the server knew.
+    """
 
     def __init__(self, entrepot: Entrepot, credential: Credential, image: Image) -> None:
-        self.refused: list[tuple[float, int]] = []
+        self.refused: list[Refusal] = []
         self.pulls = 0
+        self.last_pull_begun_at = 0.0
         self._http = client(entrepot, credential)
         self._image = image
         self._stopping = threading.Event()
@@ -87,19 +103,33 @@ class Customer:
     def _run(self) -> None:
         with self._http:
             while not self._stopping.wait(0.005):
+                begun_at = time.monotonic()
                 answer = self._http.get(PATH)
                 if answer.status_code == 200 and answer.content == self._image.manifest:
+                    self.last_pull_begun_at = begun_at
                     self.pulls += 1
                 else:
-                    self.refused.append((time.monotonic(), answer.status_code))
+                    self.refused.append(Refusal(begun_at, time.monotonic(), answer.status_code))
+
+    def is_refused_since(self, moment: float) -> bool:
+        """Whether something that was asked for after `moment` did not come."""
+        return bool(self.refused) and self.refused[-1].begun_at > moment
 
     def stop(self) -> None:
         self._stopping.set()
         self._thread.join()
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
+def verify_all_refused(customers: list[Customer], changed_at: float) -> None:
+    """Whatever was asked for later than the lag after a change is refused, and goes on to be."""
+    late = changed_at + LAG_SECONDS
+    wait_until(lambda: all(customer.is_refused_since(late) for customer in customers))
+    lags = [customer.last_pull_begun_at - changed_at for customer in customers]
+    assert max(lags) < LAG_SECONDS, f"pulled {lags} seconds after the change"
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -141,7 +171,7 @@ def test_what_changes_at_one_changes_at_all(servers: list[Entrepot], redis: Redi
         }
         everybody = [customer for group in groups.values() for customer in group]
         try:
-            wait_until(lambda: all(customer.pulls > 20 for customer in everybody), 10)
+            wait_until(lambda: all(customer.pulls > 20 for customer in everybody))
             if redis_is != "there":
                 redis.process.kill()
                 time.sleep(1)
@@ -151,19 +181,17 @@ def test_what_changes_at_one_changes_at_all(servers: list[Entrepot], redis: Redi
             assert not any(customer.refused for customer in everybody)
 
             servers[0].run("account", "suspend", leaving.account)
-            stopped_at = time.monotonic()
-            wait_until(lambda: all(customer.refused for customer in groups["leaving"]), LAG_SECONDS)
-            time.sleep(max(0.0, stopped_at + LAG_SECONDS - time.monotonic()))
+            verify_all_refused(groups["leaving"], time.monotonic())
             pulls = [customer.pulls for customer in groups["leaving"]]
             assert not any(customer.refused for customer in groups["faithful"])
 
             deleted_at = time.monotonic()
             assert writer.delete(PATH).status_code == 202
-            wait_until(lambda: all(customer.refused for customer in groups["faithful"]), LAG_SECONDS)
+            verify_all_refused(groups["faithful"], time.monotonic())
             assert [customer.pulls for customer in groups["leaving"]] == pulls
         finally:
             for customer in everybody:
                 customer.stop()
-        assert {status for customer in groups["leaving"] for _, status in customer.refused} == {401}
-        assert {status for customer in groups["faithful"] for _, status in customer.refused} == {404}
-        assert all(at > deleted_at for customer in groups["faithful"] for at, _ in customer.refused)
+        assert {refusal.status for customer in groups["leaving"] for refusal in customer.refused} == {401}
+        assert {refusal.status for customer in groups["faithful"] for refusal in customer.refused} == {404}
+        assert all(refusal.ended_at > deleted_at for customer in groups["faithful"] for refusal in customer.refused)

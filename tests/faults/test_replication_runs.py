@@ -25,6 +25,7 @@ from tests.support.served import TESTER, Served
 API = RepositoryName("smm/api")
 IMAGE = Image(layer=os.urandom(1_000_000))
 LAYER = Digest.of(IMAGE.layer)
+PATIENCE_SECONDS = 60
 
 
 class Gate:
@@ -72,8 +73,8 @@ async def working(*some: Replications) -> AsyncIterator[asyncio.Event]:
         await asyncio.gather(*tasks)
 
 
-async def eventually(ask: Callable[[], Awaitable[bool]], seconds: float = 15) -> None:
-    deadline = asyncio.get_running_loop().time() + seconds
+async def eventually(ask: Callable[[], Awaitable[bool]]) -> None:
+    deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
     while not await ask():
         assert asyncio.get_running_loop().time() < deadline, "it did not come true in time"
         await asyncio.sleep(0.02)
@@ -101,7 +102,7 @@ async def test_a_rule_has_one_unfinished_run(hostile: HostileRegistry, replicati
     hostile.put_image(API.value, "v1", IMAGE)
     gate = Gate(hostile)
     running = asyncio.create_task(replicating.run())
-    await asyncio.wait_for(gate.reached.wait(), 5)
+    await asyncio.wait_for(gate.reached.wait(), PATIENCE_SECONDS)
     for ask in (replicating.replications.queue, replications(replicating.served).run):
         with pytest.raises(RunActive, match="has a run that is running"):
             await ask(RULE, TESTER)
@@ -128,7 +129,7 @@ async def test_a_run_without_a_sign_of_life_is_taken_over(hostile: HostileRegist
     lost = await replicating.replications.queue(RULE, TESTER)
     dead = replications(replicating.served)
     assert (await dead.claim()) is not None  # and then its process dies
-    impatient = replications(replicating.served, silence_seconds=0.3)
+    impatient = replications(replicating.served, silence_seconds=2)
     assert await impatient.claim() is None
     async with working(impatient):
 
@@ -144,11 +145,11 @@ async def test_a_run_that_was_taken_over_ends_where_it_was(hostile: HostileRegis
     gate = Gate(hostile)
     slow = replications(replicating.served)
     running = asyncio.create_task(slow.run(RULE, TESTER))
-    await asyncio.wait_for(gate.reached.wait(), 5)
+    await asyncio.wait_for(gate.reached.wait(), PATIENCE_SECONDS)
     hasty = replications(replicating.served, silence_seconds=-1)  # believes everyone dead
     assert await hasty.claim() is not None
     with pytest.raises(RunInterrupted, match="taken over"):
-        await asyncio.wait_for(running, 5)
+        await asyncio.wait_for(running, PATIENCE_SECONDS)
     gate.opened.set()
     assert (await latest(replicating)).status == "running"
 
@@ -158,7 +159,7 @@ async def test_a_worker_that_stops_gives_its_run_back(hostile: HostileRegistry, 
     gate = Gate(hostile)
     await replicating.replications.queue(RULE, TESTER)
     async with working(replications(replicating.served)):
-        await asyncio.wait_for(gate.reached.wait(), 5)
+        await asyncio.wait_for(gate.reached.wait(), PATIENCE_SECONDS)
     assert (await latest(replicating)).status == "queued"
     gate.opened.set()
     assert (await replicating.run()).status == "done"
@@ -168,7 +169,7 @@ async def test_a_run_that_its_user_stops_says_so(hostile: HostileRegistry, repli
     hostile.put_image(API.value, "v1", IMAGE)
     gate = Gate(hostile)
     running = asyncio.create_task(replicating.run())
-    await asyncio.wait_for(gate.reached.wait(), 5)
+    await asyncio.wait_for(gate.reached.wait(), PATIENCE_SECONDS)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -215,7 +216,7 @@ async def test_a_reader_never_sees_a_tag_before_its_content(hostile: HostileRegi
     hostile.put_index(API.value, "v1", IMAGE, Image())
     gate = Gate(hostile)
     running = asyncio.create_task(replicating.run())
-    await asyncio.wait_for(gate.reached.wait(), 5)
+    await asyncio.wait_for(gate.reached.wait(), PATIENCE_SECONDS)
     reader = await replicating.served.client("publisher")
     assert (await reader.call("GET", "/v2/smm/api/manifests/v1")).status_code == 404
     assert (await reader.call("GET", f"/v2/smm/api/manifests/{IMAGE.digest}")).status_code == 404

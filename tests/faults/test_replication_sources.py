@@ -17,7 +17,7 @@ from entrepot.oci.digest import Digest
 from entrepot.oci.reference import RepositoryName, Tag
 from entrepot.replication.backoff import Backoff
 from entrepot.replication.rules import parse_rule_file
-from tests.faults.conftest import RULE, Replicating
+from tests.faults.conftest import IMPATIENT, RULE, Replicating
 from tests.support.content import CONFIG_TYPE, LAYER_TYPE, Image, descriptor
 from tests.support.forward_proxy import forward_proxy
 from tests.support.hostile import HostileRegistry, Misbehave, send_pieces, serving
@@ -149,6 +149,8 @@ LIES = [
     pytest.param(at("_catalog")(hang), "source", "did not answer within", id="hangs"),
 ]
 
+SILENCES = {"did not answer within", "stopped answering"}
+
 
 @pytest.mark.parametrize(("misbehave", "side", "problem"), LIES)
 async def test_a_source_that_misbehaves_fails_the_run_and_leaves_nothing(
@@ -156,6 +158,8 @@ async def test_a_source_that_misbehaves_fails_the_run_and_leaves_nothing(
 ) -> None:
     hostile.put_image(API.value, "v1", IMAGE)
     hostile.misbehave = misbehave
+    if problem in SILENCES:
+        replicating.deadlines = IMPATIENT
     run = await replicating.run()
     assert run.status == "failed"
     failure = run.report.get("problem") or run.report["failures"][0]

@@ -23,7 +23,8 @@ from typing import Any
 import pytest
 
 TOOLS = Path(__file__).parents[2] / ".tools" / "bin"
-START_SECONDS = 30
+START_SECONDS = 90
+_given_ports: set[int] = set()
 
 
 def require(name: str) -> str:
@@ -39,15 +40,22 @@ def require(name: str) -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on, and that was not given to anybody else, who may listen only later."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port not in _given_ports:
+            _given_ports.add(port)
+            return port
 
 
 def run(
-    *command: str | Path, environment: Mapping[str, str] | None = None, stdin: str | None = None, timeout: float = 120
+    *command: str | Path,
+    environment: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+    timeout: float = 300,
+    folder: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end; never raises for its exit code."""
     return subprocess.run(
@@ -57,6 +65,7 @@ def run(
         capture_output=True,
         text=True,
         timeout=timeout,
+        cwd=folder,
         check=False,
     )
 
@@ -115,7 +124,7 @@ def wait_for(url: str, process: Process) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.popen.poll() is None:
         try:
-            with urllib.request.urlopen(url, timeout=2, context=anybody):
+            with urllib.request.urlopen(url, timeout=5, context=anybody):
                 return
         except urllib.error.HTTPError:
             return

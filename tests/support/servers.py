@@ -31,13 +31,13 @@ from obstore.store import S3Store
 from entrepot.storage.database import Database
 from tests.support.programs import Process, free_port, require, run_well, running, wait_for
 
-_START_SECONDS = 60
+_START_SECONDS = 120
 ACCESS_KEY, SECRET_KEY = "entrepot-tests", "secret-of-the-tests"
 
 
 @dataclass
 class PostgreSql:
-    """A cluster of its own, with durability off."""
+    """A cluster of its own, with durability off unless asked for."""
 
     folder: Path
     port: int
@@ -73,14 +73,14 @@ class PostgreSql:
         return self.url(name)
 
     @contextmanager
-    def serving(self, *, survives_kill: bool = False) -> Iterator[Process]:
+    def serving(self, *, survives_kill: bool = False, survives_power_cut: bool = False) -> Iterator[Process]:
         """The server, ready."""
         command = [*self.as_owner, _pg("postgres"), "-D", self.folder / "data", "-k", self.folder, "-h", "127.0.0.1"]
         options = {
             "port": self.port,
-            "fsync": "off",
-            "full_page_writes": "off",
-            "synchronous_commit": "on" if survives_kill else "off",
+            "fsync": "on" if survives_power_cut else "off",
+            "full_page_writes": "on" if survives_power_cut else "off",
+            "synchronous_commit": "on" if survives_kill or survives_power_cut else "off",
         }
         command += [f"--{name}={value}" for name, value in options.items()]
         with running([*command, "--max_connections=300"], self.folder.parent / "postgres.log") as process:
@@ -96,9 +96,9 @@ class PostgreSql:
 
 
 @contextmanager
-def postgresql() -> Iterator[PostgreSql]:
+def postgresql(*, survives_power_cut: bool = False) -> Iterator[PostgreSql]:
     """A cluster, served."""
-    with cluster() as made, made.serving():
+    with cluster() as made, made.serving(survives_power_cut=survives_power_cut):
         yield made
 
 
@@ -245,7 +245,7 @@ def _make_bucket(endpoint: str) -> bool:
     store = S3Store("entrepot", endpoint=endpoint, client_options={"allow_http": True})
     url = obstore.sign(store, "PUT", "", timedelta(seconds=60))
     try:
-        urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=5).close()
+        urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=20).close()
         obstore.put(store, "probe", b"x")
     except urllib.error.HTTPError as error:
         return error.code == 409

@@ -31,7 +31,7 @@ class Glob:
             raise GlobInvalid(
                 f"glob {text!r}: use letters, digits, . _ - and /, with * within an element and ** across"
             )
-        return cls(text, tuple(_WORD.findall(text)))
+        return cls(text, split_words(text))
 
     @property
     def literal(self) -> str | None:
@@ -44,33 +44,43 @@ class Glob:
         return self.text.partition("*")[0]
 
     def matches(self, text: str) -> bool:
-        """Whether the whole of `text` fits.
-
-        The set of positions in `text` that a prefix of the pattern can reach is carried from word to word, so the work
-        is at most words x characters.
-        """
-        reached = {0}
-        for word in self.words:
-            if word == "**":
-                reached = set(range(min(reached), len(text) + 1))
-            elif word == "*":
-                reached = _across_element(text, reached)
-            else:
-                reached = {at + len(word) for at in reached if text.startswith(word, at)}
-            if not reached:
-                return False
-        return len(text) in reached
+        """Whether the whole of `text` fits."""
+        return fits(self.words, text, "/")
 
     def __str__(self) -> str:
         return self.text
 
 
-def _across_element(text: str, reached: set[int]) -> set[int]:
-    """Every position that `*` reaches from the given ones: up to the next slash."""
+def split_words(text: str) -> tuple[str, ...]:
+    """A pattern's words: literal text, `*` or `**`."""
+    return tuple(_WORD.findall(text))
+
+
+def fits(words: tuple[str, ...], text: str, separators: str) -> bool:
+    """Whether the whole of `text` fits a pattern; `*` stays between two of the `separators`.
+
+    The set of positions in `text` that a prefix of the pattern can reach is carried from word to word, so the work is
+    at most words x characters.
+    """
+    reached = {0}
+    for word in words:
+        if word == "**":
+            reached = set(range(min(reached), len(text) + 1))
+        elif word == "*":
+            reached = _across_element(text, reached, separators)
+        else:
+            reached = {at + len(word) for at in reached if text.startswith(word, at)}
+        if not reached:
+            return False
+    return len(text) in reached
+
+
+def _across_element(text: str, reached: set[int], separators: str) -> set[int]:
+    """Every position that `*` reaches from the given ones: up to the next separator."""
     further: set[int] = set()
     for at in sorted(reached):
         if at in further:  # an earlier start in the same element went on from here
             continue
-        end = text.find("/", at)
-        further.update(range(at, (len(text) if end < 0 else end) + 1))
+        ends = [text.find(separator, at) for separator in separators]
+        further.update(range(at, min((end for end in ends if end >= 0), default=len(text)) + 1))
     return further

@@ -11,9 +11,14 @@ _MAX_EXTERNAL_ID = 255
 _NAME_CHARACTERS = 20
 
 
+def normal_form(text: str) -> str:
+    """A text in the one form in which external ids are kept and compared (Unicode NFC)."""
+    return unicodedata.normalize("NFC", text) if len(text) <= _MAX_EXTERNAL_ID else text
+
+
 def parse_external_id(text: str) -> str:
-    """An external id in the one form in which it is compared (Unicode NFC). Raises IdentityInvalid."""
-    normal = unicodedata.normalize("NFC", text) if len(text) <= _MAX_EXTERNAL_ID else text
+    """An external id in its normal form. Raises IdentityInvalid."""
+    normal = normal_form(text)
     if not 1 <= len(normal) <= _MAX_EXTERNAL_ID:
         raise IdentityInvalid(f"external_id has {len(normal)} characters; use 1 to {_MAX_EXTERNAL_ID}")
     if any(unicodedata.category(character) in {"Cc", "Cs", "Co", "Cn"} for character in normal):

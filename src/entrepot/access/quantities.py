@@ -14,7 +14,7 @@ _UNITS = {
     "GIB": 2**30,
     "TIB": 2**40,
 }
-_BYTES = re.compile(r"(\d{1,15})\s*([A-Za-z]{0,3})", re.ASCII)
+_BYTES = re.compile(r"(\d{1,19})\s*([A-Za-z]{0,3})", re.ASCII)
 
 
 def parse_bytes(text: str) -> int:

@@ -14,8 +14,8 @@ from typing import Final, Self, final
 
 _DIGITS: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _RANDOM_CHARACTERS: Final = 30
-_CHECKSUM_CHARACTERS: Final = 6
-_FORM = re.compile(rf"(ent[kp])_([0-9A-Za-z]{{{_RANDOM_CHARACTERS}}})([0-9A-Za-z]{{{_CHECKSUM_CHARACTERS}}})", re.ASCII)
+CHECKSUM_CHARACTERS: Final = 6
+_FORM = re.compile(rf"(ent[kp])_([0-9A-Za-z]{{{_RANDOM_CHARACTERS}}})([0-9A-Za-z]{{{CHECKSUM_CHARACTERS}}})", re.ASCII)
 
 CREDENTIAL_PREFIX: Final = "entp"
 API_KEY_PREFIX: Final = "entk"
@@ -34,7 +34,7 @@ class Secret:
     def generate(cls, prefix: str) -> Self:
         """A new random secret."""
         body = "".join(secrets.choice(_DIGITS) for _ in range(_RANDOM_CHARACTERS))
-        return cls(f"{prefix}_{body}{_checksum(f'{prefix}_{body}')}")
+        return cls(f"{prefix}_{body}{checksum(f'{prefix}_{body}')}")
 
     def reveal(self) -> str:
         """The text itself."""
@@ -45,7 +45,7 @@ class Secret:
         match = _FORM.fullmatch(self._text)
         if match is None or match[1] != prefix:
             return False
-        return hmac.compare_digest(match[3], _checksum(f"{match[1]}_{match[2]}"))
+        return hmac.compare_digest(match[3], checksum(f"{match[1]}_{match[2]}"))
 
     def hash(self, key: bytes) -> bytes:
         """The keyed hash by which it is stored, 32 bytes."""
@@ -62,10 +62,11 @@ def is_same_hash(one: bytes, other: bytes) -> bool:
     return hmac.compare_digest(one, other)
 
 
-def _checksum(text: str) -> str:
+def checksum(text: str) -> str:
+    """Six characters by which a typo in `text` is known."""
     number = zlib.crc32(text.encode())
     characters = ""
-    for _ in range(_CHECKSUM_CHARACTERS):
+    for _ in range(CHECKSUM_CHARACTERS):
         number, digit = divmod(number, len(_DIGITS))
         characters = _DIGITS[digit] + characters
     return characters

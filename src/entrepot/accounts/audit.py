@@ -17,16 +17,22 @@ _EXPORTED_AT_ONCE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who makes a change: `api-key:<name>` or `cli:<user>`, the request that asked for it, and whence it came."""
+    """Who makes a change: `api-key:<name>`, `oidc:<workload>` or `cli:<user>`; the request, and whence it came.
+
+    `key` is the key that a workload has at the moment.
+    """
 
     name: str
     request_id: str | None = None
     address: str | None = None
+    key: str | None = None
 
     @property
     def api_key(self) -> str | None:
-        """The name of the API key, None when it is none."""
+        """In whose name accounts are created: an API key's, or `oidc:<workload>`; None when it is neither."""
         kind, _, name = self.name.partition(":")
+        if kind == "oidc":
+            return self.name
         return name if kind == "api-key" else None
 
 
@@ -69,6 +75,8 @@ def note(connection: sa.Connection, actor: Actor, action: str, target: str, now:
 
     `detail` must be JSON. It holds no secret and nothing of an identity, since rows outlive the erasing of an account.
     """
+    if actor.key is not None:
+        detail["key"] = actor.key
     records.insert_audit(
         connection,
         {

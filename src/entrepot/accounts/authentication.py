@@ -4,12 +4,15 @@ Every request is judged by the state of the credential behind it, tokens include
 refused now. That costs a look into memory, not a query.
 """
 
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from entrepot.access.claims import Claims
 from entrepot.access.keys import Keys
 from entrepot.access.plans import Plan
+from entrepot.access.refresh_tokens import RefreshToken
 from entrepot.access.scopes import Scope
 from entrepot.access.secrets import CREDENTIAL_PREFIX, Secret, is_same_hash
 from entrepot.accounts.directory import Credential, Directory, Standing
@@ -21,6 +24,8 @@ from entrepot.storage.clock import Clock
 WRONG_SECRET = "wrong_secret"  # noqa: S105 - a reason, no secret
 # One sentence for an unknown account and for a wrong secret, so that neither tells of the other.
 _WRONG = "the username and secret do not belong together; copy both from where you got your credential"
+# What a client stored long ago has no username that could be wrong.
+_STALE = "what this client stored at its last login does not hold; log in again with your credential"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +45,17 @@ class Principal:
 
 
 class Authenticator:
-    """Knows the holders of credentials and tokens."""
+    """Knows the holders of credentials and tokens of `service`."""
 
-    def __init__(self, directory: Directory, tokens: Tokens, keys: Keys, clock: Clock, throttle: Throttle) -> None:
+    def __init__(
+        self, directory: Directory, tokens: Tokens, keys: Keys, clock: Clock, throttle: Throttle, *, service: str
+    ) -> None:
         self._directory = directory
         self._throttle = throttle
         self._tokens = tokens
-        self._hash_key = keys.secrets
+        self._keys = keys
         self._clock = clock
+        self._service = service
 
     def is_still(self, principal: Principal) -> bool:
         """Whether all that was found out of the sender of an earlier request holds for this one, too.
@@ -76,13 +84,24 @@ class Authenticator:
         """
         if secret.is_wellformed(CREDENTIAL_PREFIX) and self._directory.find_cached(username) is None:
             self._throttle.verify_may_look_up(site, username)
+        return await self._noting_failure(site, username, self.authenticate_basic(username, secret))
+
+    async def log_in_again(self, unverified: Secret, site: str) -> Principal:
+        """The holder of the credential that a refresh token stands for. Raises like `log_in`."""
+        claimed = RefreshToken.parse(unverified)
+        name = "" if claimed is None else claimed.account
+        if claimed is not None and self._directory.find_cached(name) is None:
+            self._throttle.verify_may_look_up(site, name)
+        return await self._noting_failure(site, name, self._authenticate_refresh(claimed))
+
+    async def _noting_failure(self, site: str, name: str, login: Coroutine[Any, Any, Principal]) -> Principal:
         try:
-            principal = await self.authenticate_basic(username, secret)
+            principal = await login
         except CredentialInvalid as error:
             if error.reason == WRONG_SECRET:
-                self._throttle.count_failure(site, username)
+                self._throttle.count_failure(site, name)
             raise
-        self._throttle.trust(username)
+        self._throttle.trust(principal.account)
         return principal
 
     async def authenticate_basic(self, username: str, secret: Secret) -> Principal:
@@ -95,12 +114,39 @@ class Authenticator:
         standing = await self._directory.find(username)
         if standing is None:
             raise CredentialInvalid(_WRONG, reason=WRONG_SECRET)
-        hashed = secret.hash(self._hash_key)
-        credential = next((one for one in standing.credentials.values() if is_same_hash(one.secret_hash, hashed)), None)
+        credential = self._find_credential(standing, secret)
         if credential is None:
             raise CredentialInvalid(_WRONG, account=(standing.account_id, standing.name), reason=WRONG_SECRET)
         _verify_alive(standing, credential, self._clock(), CredentialInvalid)
         return _principal(standing, credential, None)
+
+    async def _authenticate_refresh(self, claimed: RefreshToken | None) -> Principal:
+        standing = None if claimed is None else await self._directory.find(claimed.account)
+        if claimed is None or standing is None:
+            raise CredentialInvalid(_STALE, reason=WRONG_SECRET)
+        credential = standing.credentials.get(claimed.credential_id)
+        if credential is None or not any(
+            claimed.is_proven(keys.refresh, self._service, credential.secret_hash) for keys in self._keys.trusted
+        ):
+            raise CredentialInvalid(_STALE, account=(standing.account_id, standing.name), reason=WRONG_SECRET)
+        _verify_alive(standing, credential, self._clock(), CredentialInvalid)
+        return _principal(standing, credential, None)
+
+    def refresh_token(self, principal: Principal) -> Secret:
+        """The refresh token of the credential that somebody just logged in with; it lives as long as that does."""
+        secret_hash = principal.standing.credentials[principal.credential_id].secret_hash
+        made = RefreshToken.make(
+            self._keys.refresh, self._service, principal.account, principal.credential_id, secret_hash
+        )
+        return made.write()
+
+    def _find_credential(self, standing: Standing, secret: Secret) -> Credential | None:
+        for key in self._keys.hashing:
+            hashed = secret.hash(key)
+            for credential in standing.credentials.values():
+                if is_same_hash(credential.secret_hash, hashed):
+                    return credential
+        return None
 
 
 def _principal(standing: Standing, credential: Credential, claims: Claims | None) -> Principal:
@@ -123,7 +169,7 @@ def _verify_alive(standing: Standing, credential: Credential, now: datetime, ref
         reason, message = standing.status, f"the account is {standing.status}; ask your vendor"
     elif not standing.is_active(seconds):
         reason, message = "account_expired", f"the account expired on {standing.expires_at:%Y-%m-%d}; ask your vendor"
-    elif credential.revoked_at is not None and credential.revoked_at <= now:
+    elif credential.revoked_at is not None and (credential.is_revoked or credential.revoked_at <= now):
         reason = "revoked"
         message = f"this credential was revoked on {credential.revoked_at:%Y-%m-%d}; get a new one from your vendor"
     elif not credential.is_alive(seconds):

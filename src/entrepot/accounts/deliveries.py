@@ -11,9 +11,9 @@ import contextlib
 import json
 import random
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 import structlog
@@ -25,11 +25,14 @@ from entrepot.access.signatures import sign
 from entrepot.accounts import webhook_records as records
 from entrepot.accounts.audit import Actor, note
 from entrepot.accounts.events import give_numbers
-from entrepot.accounts.webhook_sender import Answer, Deadlines, Sender, open_sender
+from entrepot.accounts.webhook_answer import Answer, Deadlines
 from entrepot.accounts.webhooks import Webhooks
 from entrepot.errors import EntrepotError
 from entrepot.storage.clock import Clock
 from entrepot.storage.database import Database
+
+if TYPE_CHECKING:
+    from entrepot.accounts.webhook_sender import Sender
 
 ATTEMPTS = Counter(
     "entrepot_webhook_attempts_total",
@@ -64,7 +67,7 @@ class _Attempt:
 
     webhook: str
     url: URL
-    keys: list[bytes]
+    keys: list[bytes] = field(repr=False)
     row_id: int
     event_id: str
     number: int
@@ -90,8 +93,11 @@ class Deliveries:
         self._destinations = destinations
         self._deadlines = deadlines or Deadlines()
 
-    def open_sender(self) -> AbstractAsyncContextManager[Sender]:
+    def open_sender(self) -> "AbstractAsyncContextManager[Sender]":
         """What sends, for `deliver_due`."""
+        # Loaded here: the HTTP client takes long to load, and a server that leaves jobs to others delivers nothing.
+        from entrepot.accounts.webhook_sender import open_sender  # noqa: PLC0415
+
         return open_sender(self._destinations, self._deadlines)
 
     async def find_due(self) -> list[str]:
@@ -104,7 +110,7 @@ class Deliveries:
             await self._give(name)
         return (await self._list_busy())[1]
 
-    async def deliver_due(self, name: str, sender: Sender) -> int:
+    async def deliver_due(self, name: str, sender: "Sender") -> int:
         """Try a few deliveries to one webhook that are due, all at the same time; answers how many there were."""
         attempts = await self._database.write(lambda connection: self._claim(connection, name))
         ends = await asyncio.gather(*(self._carry_out(attempt, sender) for attempt in attempts), return_exceptions=True)
@@ -134,7 +140,7 @@ class Deliveries:
             for row in records.claim_deliveries(connection, name, now, until, _AT_ONCE)
         ]
 
-    async def _carry_out(self, attempt: _Attempt, sender: Sender) -> None:
+    async def _carry_out(self, attempt: _Attempt, sender: "Sender") -> None:
         now = self._clock()
         if attempt.keys:
             headers = sign(attempt.keys, attempt.event_id, int(now.timestamp()), attempt.body)
@@ -216,7 +222,7 @@ async def _find_due(deliveries: Deliveries) -> list[str]:
         return []
 
 
-async def _run_lane(deliveries: Deliveries, name: str, sender: Sender, stop: asyncio.Event) -> None:
+async def _run_lane(deliveries: Deliveries, name: str, sender: "Sender", stop: asyncio.Event) -> None:
     """Deliver what is due to one webhook. What fails here is taken up again when its lease is over."""
     try:
         while not stop.is_set() and await deliveries.deliver_due(name, sender):

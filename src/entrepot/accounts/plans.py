@@ -55,12 +55,13 @@ class Plans:
 
         def work(connection: sa.Connection) -> None:
             now = self._clock()
+            before = records.find_plan(connection, name)
             count = records.count_accounts_on(connection, name)
             if count:
                 raise Conflict(f"plan {name!r} has {count} accounts; move them to another plan first")
-            if not records.delete_plan(connection, name):
+            if before is None or not records.delete_plan(connection, name):
                 raise PlanUnknown(f"there is no plan {name!r}")
-            note(connection, actor, "plan.deleted", name, now)
+            note(connection, actor, "plan.deleted", name, now, before=before["document"])
             publish(connection, "plan", name, now)
 
         await self._signals.commit(work)

@@ -1,4 +1,7 @@
-"""SQL of accounts, credentials, plans, API keys, usage and audit: one function per question."""
+"""SQL of accounts, credentials, plans and audit: one function per question.
+
+What every sign-up runs stands ready as a statement: making one costs more than running it does.
+"""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -10,9 +13,15 @@ import sqlalchemy as sa
 
 from entrepot.accounts.reach import EVERYONE, AccountReach
 from entrepot.storage.statements import delete_some, insert_missing, upsert
-from entrepot.storage.tables import accounts, api_keys, audit, credentials, plans, usage_networks
+from entrepot.storage.tables import accounts, audit, credentials, plans, usage_networks
 
 Row = sa.RowMapping
+
+_PLAN = sa.select(plans).where(plans.c.name == sa.bindparam("name"))
+_ACCOUNT = sa.select(accounts).where(accounts.c.name == sa.bindparam("name"))
+_ACCOUNT_OF = sa.select(accounts).where(accounts.c.external_id == sa.bindparam("external_id"))
+_INSERT_CREDENTIAL = credentials.insert()
+_INSERT_AUDIT = audit.insert()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +38,22 @@ class AccountFilter:
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """Which changes a list shows; None does not restrict. `since` is included, `until` is not."""
+    """Which changes a list shows; None does not restrict. `since` is included, `until` is not.
+
+    `only_by` is who asks, where they may see nothing but what they did themselves.
+    """
 
     target: str | None = None
     actor: str | None = None
     action: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    only_by: str | None = None
 
 
 def find_plan(connection: sa.Connection, name: str) -> Row | None:
     """A plan."""
-    return connection.execute(sa.select(plans).where(plans.c.name == name)).mappings().first()
+    return connection.execute(_PLAN, {"name": name}).mappings().first()
 
 
 def list_plans(connection: sa.Connection) -> list[Row]:
@@ -65,12 +78,12 @@ def count_accounts_on(connection: sa.Connection, plan: str) -> int:
 
 def find_account(connection: sa.Connection, name: str) -> Row | None:
     """An account by name."""
-    return connection.execute(sa.select(accounts).where(accounts.c.name == name)).mappings().first()
+    return connection.execute(_ACCOUNT, {"name": name}).mappings().first()
 
 
 def find_account_by_external_id(connection: sa.Connection, external_id: str) -> Row | None:
     """An account by the platform's id."""
-    return connection.execute(sa.select(accounts).where(accounts.c.external_id == external_id)).mappings().first()
+    return connection.execute(_ACCOUNT_OF, {"external_id": external_id}).mappings().first()
 
 
 def insert_account(connection: sa.Connection, row: dict[str, Any]) -> bool:
@@ -115,7 +128,7 @@ def _holds(text: str) -> sa.ColumnElement[bool]:
 
 def insert_credential(connection: sa.Connection, row: dict[str, Any]) -> None:
     """Add a credential."""
-    connection.execute(credentials.insert().values(row))
+    connection.execute(_INSERT_CREDENTIAL, row)
 
 
 def list_credentials(connection: sa.Connection, account_id: int, limit: int) -> list[Row]:
@@ -135,6 +148,7 @@ def list_live_credentials(connection: sa.Connection, account_id: int, now: datet
         sa.select(credentials)
         .where(
             credentials.c.account_id == account_id,
+            credentials.c.is_revoked.is_(False),
             sa.or_(credentials.c.revoked_at.is_(None), credentials.c.revoked_at > now),
             sa.or_(credentials.c.expires_at.is_(None), credentials.c.expires_at > now),
         )
@@ -143,41 +157,24 @@ def list_live_credentials(connection: sa.Connection, account_id: int, now: datet
     return list(connection.execute(query).mappings())
 
 
-def revoke_credentials(connection: sa.Connection, ids: Iterable[str], at: datetime) -> int:
-    """Let credentials die at an instant, unless they die earlier anyway; answers how many do so now."""
-    statement = credentials.update().where(
-        credentials.c.id.in_(list(ids)),
-        sa.or_(credentials.c.revoked_at.is_(None), credentials.c.revoked_at > at),
-    )
-    return connection.execute(statement.values(revoked_at=at)).rowcount
+def revoke_credentials(connection: sa.Connection, ids: Iterable[str], at: datetime, now: datetime) -> int:
+    """Let credentials die at an instant, unless they die earlier anyway; answers how many do so now.
 
-
-def insert_api_key(connection: sa.Connection, row: dict[str, Any]) -> bool:
-    """Add an API key; False when its name is taken."""
-    return insert_missing(connection, api_keys, [row]) == 1
-
-
-def find_api_key_by_hash(connection: sa.Connection, secret_hash: bytes) -> Row | None:
-    """The API key with this secret."""
-    return connection.execute(sa.select(api_keys).where(api_keys.c.secret_hash == secret_hash)).mappings().first()
-
-
-def list_api_keys(connection: sa.Connection) -> list[Row]:
-    """Every API key, by name."""
-    return list(connection.execute(sa.select(api_keys).order_by(api_keys.c.name)).mappings())
-
-
-def revoke_api_key(connection: sa.Connection, name: str, now: datetime) -> Row | None:
-    """Revoke an API key; answers it as it was, None when there is none."""
-    row = connection.execute(sa.select(api_keys).where(api_keys.c.name == name)).mappings().first()
-    if row is not None and row["revoked_at"] is None:
-        connection.execute(api_keys.update().where(api_keys.c.name == name).values(revoked_at=now))
-    return row
+    What dies now is dead for good.
+    """
+    revoked_at = credentials.c.revoked_at
+    statement = credentials.update().where(credentials.c.id.in_(list(ids)), credentials.c.is_revoked.is_(False))
+    if at <= now:
+        earlier = sa.case((revoked_at < at, revoked_at), else_=at)
+        statement = statement.values(revoked_at=earlier, is_revoked=True)
+    else:
+        statement = statement.where(sa.or_(revoked_at.is_(None), revoked_at > at)).values(revoked_at=at)
+    return connection.execute(statement).rowcount
 
 
 def insert_audit(connection: sa.Connection, row: dict[str, Any]) -> None:
     """Add a row to the audit log."""
-    connection.execute(audit.insert().values(row))
+    connection.execute(_INSERT_AUDIT, row)
 
 
 def list_audit(connection: sa.Connection, wanted: AuditFilter, before_id: int | None, limit: int) -> list[Row]:
@@ -186,6 +183,7 @@ def list_audit(connection: sa.Connection, wanted: AuditFilter, before_id: int | 
     for column, value in (
         (audit.c.target, wanted.target),
         (audit.c.actor, wanted.actor),
+        (audit.c.actor, wanted.only_by),
         (audit.c.action, wanted.action),
     ):
         if value is not None:

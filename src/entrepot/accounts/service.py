@@ -6,7 +6,7 @@ ask at once.
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -14,18 +14,21 @@ import sqlalchemy as sa
 
 from entrepot.access.keys import Keys
 from entrepot.access.lifetimes import next_warning
-from entrepot.access.names import account_name, parse_external_id
+from entrepot.access.names import account_name, normal_form, parse_external_id
 from entrepot.access.plans import MAX_LIFETIME, Plan
 from entrepot.access.secrets import CREDENTIAL_PREFIX, Secret
-from entrepot.accounts import records, steps
+from entrepot.accounts import key_records, records, steps
+from entrepot.accounts.answers import Once, once_only
 from entrepot.accounts.audit import Actor, note
 from entrepot.accounts.events import EventType, emit
 from entrepot.accounts.identity import verify_identity, verify_labels
+from entrepot.accounts.reach import EVERYONE, AccountReach
 from entrepot.accounts.records import AccountFilter
 from entrepot.errors import (
     AccountClosed,
     AccountUnknown,
     CredentialUnknown,
+    ExternalIdTaken,
     IdentityInvalid,
     PlanMissing,
     RequestInvalid,
@@ -108,11 +111,13 @@ class Accounts:
         *,
         labels: dict[str, str] | None = None,
         lifetime: timedelta | None = None,
+        reach: AccountReach = EVERYONE,
+        once: Once[tuple[Account, IssuedCredential | None]] | None = None,
     ) -> tuple[Account, IssuedCredential | None]:
         """The account of an external id, and its first credential, which lives no longer than `lifetime`.
 
         When the account exists already it is answered as it is, with no credential: never a second account, never the
-        old secret. Raises PlanMissing, IdentityInvalid or RequestInvalid.
+        old secret. Raises PlanMissing, IdentityInvalid, RequestInvalid, or ExternalIdTaken when it is beyond `reach`.
         """
         external_id = parse_external_id(external_id)
         verify_identity(identity)
@@ -126,7 +131,7 @@ class Accounts:
         def work(connection: sa.Connection) -> tuple[Account, IssuedCredential | None]:
             found = records.find_account_by_external_id(connection, external_id)
             if found is not None:
-                return _read(found), None
+                return _verify_within(reach, _read(found)), None
             row = {
                 "name": name,
                 "external_id": external_id,
@@ -142,15 +147,16 @@ class Accounts:
             is_new = records.insert_account(connection, row)
             account = _read(_get_account(connection, name))
             if not is_new:
-                return account, None
+                return _verify_within(reach, account), None
             steps.begin(connection, account.id, plan, account.created_by, now)
-            note(connection, actor, "account.created", name, now, plan=plan)
+            ends = {} if expires_at is None else {"expires_at": expires_at.isoformat()}
+            note(connection, actor, "account.created", name, now, plan=plan, labels=sorted(labels or {}), **ends)
             _tell(connection, EventType.ACCOUNT_CREATED, account, actor, now, plan=plan, expires_at=expires_at)
             issued = self._issue(connection, account, actor, now, lifetime)
             _tell(connection, EventType.CREDENTIAL_ISSUED, account, actor, now, **_describe(account, issued))
             return account, issued
 
-        return await self._signals.commit(work)
+        return await self._signals.commit(once_only(work, once, now))
 
     async def get(self, name: str) -> Account:
         """One account. Raises AccountUnknown."""
@@ -158,11 +164,19 @@ class Accounts:
 
     async def list_accounts(self, wanted: AccountFilter, after_id: int, limit: int) -> list[Account]:
         """Accounts that fit, oldest first, from the one after `after_id`."""
+        if wanted.external_id is not None:
+            wanted = replace(wanted, external_id=normal_form(wanted.external_id))
         rows = await self._database.read(lambda connection: records.list_accounts(connection, wanted, after_id, limit))
         return [_read(row) for row in rows]
 
     async def issue_credential(
-        self, name: str, grace: timedelta, actor: Actor, *, lifetime: timedelta | None = None
+        self,
+        name: str,
+        grace: timedelta,
+        actor: Actor,
+        *,
+        lifetime: timedelta | None = None,
+        once: Once[IssuedCredential] | None = None,
     ) -> IssuedCredential:
         """A new credential; those that the account had die after `grace`, and the oldest at once if two would be left.
 
@@ -185,7 +199,7 @@ class Accounts:
             _tell(connection, EventType.CREDENTIAL_ROTATED, account, actor, now, **detail)
             return issued
 
-        return await self._signals.commit(work)
+        return await self._signals.commit(once_only(work, once, self._clock()))
 
     async def list_credentials(self, name: str) -> list[CredentialState]:
         """The newest credentials of an account, newest first. Raises AccountUnknown."""
@@ -211,7 +225,7 @@ class Accounts:
             is_alive = credential_id in {
                 row["id"] for row in records.list_live_credentials(connection, account.id, now)
             }
-            is_new = records.revoke_credentials(connection, [credential_id], now) > 0
+            is_new = records.revoke_credentials(connection, [credential_id], now, now) > 0
             note(connection, actor, "credential.revoked", name, now, credential=credential_id)
             if is_alive and is_new:
                 detail = {"credential": credential_id, "reason": "revoked"}
@@ -279,11 +293,12 @@ class Accounts:
 
         def work(connection: sa.Connection, account: Account, now: datetime) -> None:
             alive = [row["id"] for row in records.list_live_credentials(connection, account.id, now)]
-            records.revoke_credentials(connection, alive, now)
+            records.revoke_credentials(connection, alive, now, now)
             for credential_id in alive:
                 detail = {"credential": credential_id, "reason": "account_deleted"}
                 _tell(connection, EventType.CREDENTIAL_REVOKED, account, actor, now, **detail)
             records.erase_traces(connection, account.id)
+            key_records.erase_answers(connection, name)
             tombstone = f"deleted-{account.id}"
             records.update_account(
                 connection,
@@ -295,7 +310,8 @@ class Accounts:
                 status="deleted",
                 deleted_at=now,
             )
-            note(connection, actor, "account.deleted", name, now, now_named=tombstone)
+            before = {"status": account.status, "plan": account.plan}
+            note(connection, actor, "account.deleted", name, now, before=before, now_named=tombstone)
 
         await self._change(name, work)
 
@@ -371,7 +387,7 @@ def _retire(connection: sa.Connection, account: Account, now: datetime, grace: t
     retired = []
     for place, row in enumerate(records.list_live_credentials(connection, account.id, now)):
         end = now + grace if place < MAX_ALIVE - 1 else now
-        records.revoke_credentials(connection, [row["id"]], end)
+        records.revoke_credentials(connection, [row["id"]], end, now)
         ends_at = min(one for one in (row["revoked_at"], row["expires_at"], end) if one is not None)
         retired.append({"credential": row["id"], "ends_at": ends_at.isoformat()})
     return retired
@@ -382,6 +398,13 @@ def _get_account(connection: sa.Connection, name: str) -> records.Row:
     if row is None or row["status"] == "deleted":
         raise AccountUnknown(f"there is no account {name[:80]!r}")
     return row
+
+
+def _verify_within(reach: AccountReach, account: Account) -> Account:
+    """The account. Raises ExternalIdTaken, which tells nothing of it but that it is there, when it is beyond reach."""
+    if not reach.covers(account):
+        raise ExternalIdTaken("this external_id has an account that this API key may not see")
+    return account
 
 
 def _get_plan(connection: sa.Connection, name: str) -> Plan:
@@ -399,7 +422,7 @@ def _verify_lifetime(lifetime: timedelta | None) -> None:
 def _read_credential(row: records.Row, now: datetime, *, is_newest: bool) -> CredentialState:
     revoked_at, expires_at, used_at = row["revoked_at"], row["expires_at"], row["last_used_at"]
     status: Literal["active", "ending", "revoked", "expired"] = "active"
-    if revoked_at is not None and revoked_at <= now:
+    if row["is_revoked"] or (revoked_at is not None and revoked_at <= now):
         status = "revoked"
     elif expires_at is not None and expires_at <= now:
         status = "expired"

@@ -4,24 +4,20 @@ Source: docker token spec, "Token Authentication Implementation"; RFC 7519; RFC 
 algorithms, `none` first of all, are never looked at.
 """
 
-import hashlib
 import secrets
 from datetime import timedelta
 
 import jwt
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from entrepot.access.claims import Claims
-from entrepot.access.keys import Keys
 from entrepot.access.scopes import Scope
+from entrepot.accounts.signing import ALGORITHM, SigningKeys
 from entrepot.errors import TokenInvalid
 from entrepot.storage.cache import Cache
 from entrepot.storage.clock import Clock
 
 LIFETIME = timedelta(minutes=5)
 ISSUER = "entrepot"
-_ALGORITHM = "EdDSA"
 # A token with MAX_SCOPES scopes of the longest names stays below.
 _MAX_TOKEN_CHARACTERS = 24_000
 # Clocks of two servers may differ by this.
@@ -32,13 +28,10 @@ _CACHE_CHARACTERS = 16 * 1024 * 1024
 class Tokens:
     """Issues tokens for `service`, and verifies them."""
 
-    def __init__(self, keys: Keys, clock: Clock, *, service: str) -> None:
+    def __init__(self, keys: SigningKeys, clock: Clock, *, service: str) -> None:
+        self._keys = keys
         self._clock = clock
         self._service = service
-        self._private = Ed25519PrivateKey.from_private_bytes(keys.signing)
-        self._public = self._private.public_key()
-        raw = self._public.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-        self._key_id = hashlib.sha256(raw).hexdigest()[:16]
         # What a signature proves never changes, so this cache needs no signals; times are checked on every use.
         self._verified: Cache[str, Claims] = Cache(_CACHE_CHARACTERS, lambda: True)
 
@@ -56,7 +49,12 @@ class Tokens:
             "jti": secrets.token_hex(8),
             "access": Claims.access(scopes),
         }
-        return jwt.encode(payload, self._private, algorithm=_ALGORITHM, headers={"kid": self._key_id})
+        key = self._keys.current(now)
+        return jwt.encode(payload, key.private, algorithm=ALGORITHM, headers={"kid": key.id})
+
+    def describe_keys(self) -> dict[str, list[dict[str, str]]]:
+        """The keys by which others can verify tokens, as a JSON Web Key Set."""
+        return self._keys.describe(self._clock().timestamp())
 
     def find_verified(self, unverified_token: str) -> Claims | None:
         """The claims of a token that was verified here before and has not expired since."""
@@ -71,10 +69,13 @@ class Tokens:
             raise TokenInvalid("the token is longer than any of ours; get a new one")
         now = self._clock().timestamp()
         try:
+            key = self._keys.find(str(jwt.get_unverified_header(unverified_token).get("kid")), now)
+            if key is None:
+                raise TokenInvalid("the token was signed with no key that holds here now; get a new one")
             payload = jwt.decode(
                 unverified_token,
-                self._public,
-                algorithms=[_ALGORITHM],
+                key,
+                algorithms=[ALGORITHM],
                 audience=self._service,
                 issuer=ISSUER,
                 options={

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 import structlog
 
 from entrepot.accounts import records, upkeep_records, usage_records
+from entrepot.accounts.answers import KEPT_FOR
 from entrepot.errors import EntrepotError
 from entrepot.storage.clock import Clock
 from entrepot.storage.database import Database
@@ -40,7 +41,7 @@ class Retention:
     refusals: timedelta
     audit: timedelta
     events: timedelta
-    idempotent_answers: timedelta = timedelta(days=1)
+    idempotent_answers: timedelta = KEPT_FOR
     # Of accounts that never got to a whole image.
     fetches: timedelta = timedelta(days=30)
 
@@ -82,7 +83,6 @@ class Upkeep:
             "audit": partial(records.drop_audit, before=now - kept.audit, limit=upkeep_records.BATCH),
             "events": partial(upkeep_records.drop_events, before=now - kept.events),
             "answers": partial(upkeep_records.drop_answers, before=now - kept.idempotent_answers),
-            "counters": partial(upkeep_records.drop_counters, now=now),
         }
 
 

@@ -10,7 +10,6 @@ from entrepot.accounts.events import EventType, emit
 from entrepot.storage.statements import delete_some, insert_missing
 from entrepot.storage.tables import (
     accounts,
-    counters,
     credentials,
     events,
     idempotent_answers,
@@ -146,8 +145,3 @@ def drop_events(connection: sa.Connection, before: datetime) -> int:
 def drop_answers(connection: sa.Connection, before: datetime) -> int:
     """Drop what requests with an Idempotency-Key were answered before an instant; answers how many."""
     return delete_some(connection, idempotent_answers, idempotent_answers.c.at < before, BATCH)
-
-
-def drop_counters(connection: sa.Connection, now: datetime) -> int:
-    """Drop counters of windows that are over; answers how many."""
-    return delete_some(connection, counters, counters.c.until < now, BATCH)

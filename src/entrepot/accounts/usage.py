@@ -17,7 +17,7 @@ from entrepot.access.visitors import Visitor
 from entrepot.accounts import usage_records
 from entrepot.accounts.authentication import Principal
 from entrepot.accounts.limits import Limiter
-from entrepot.accounts.rechecks import Rechecks
+from entrepot.accounts.rechecks import Check, Rechecks
 from entrepot.accounts.steps import Step
 from entrepot.accounts.usage_records import Batch, Holder, Pulls, Refusal
 from entrepot.errors import EntrepotError
@@ -42,6 +42,8 @@ class _Pending:
 
     holders: dict[int, Holder] = field(default_factory=dict)
     pulls: dict[ContentKey, Pulls] = field(default_factory=dict)
+    # Where the bytes of re-checks are added up that came before.
+    rechecked: dict[Check, Pulls] = field(default_factory=dict)
     # Credentials that were used, and when last.
     uses: dict[str, float] = field(default_factory=dict)
     logins: dict[int, float] = field(default_factory=dict)
@@ -80,7 +82,17 @@ class UsageCounter:
         now = self._clock()
         check = (principal.account_id, repository, digest, visitor.network)
         if self._rechecks.is_recheck(check, now):
-            self._add(principal, (principal.account_id, repository, "", "", "", ""), size, now)
+            pulls = self._pending.rechecked.get(check)
+            if pulls is not None:
+                # What comes most; the rest was noted when it came first in this second.
+                pulls.bytes_served += size
+                pulls.last_at = now
+                if principal.plan.limits is not None:
+                    self._limiter.note_bytes(principal, size)
+                return
+            pulls = self._add(principal, (principal.account_id, repository, "", "", "", ""), size, now)
+            if pulls is not None and len(self._pending.rechecked) < MAX_PENDING:
+                self._pending.rechecked[check] = pulls
         else:
             self._rechecks.note(check, now)
             key = (principal.account_id, repository, tag, digest, visitor.network, visitor.client)
@@ -164,11 +176,14 @@ class UsageCounter:
             if not is_written:
                 self._put_back(pending)
 
-    def _add(self, principal: Principal, key: ContentKey, size: int, now: float, *, is_pull: bool = False) -> None:
+    def _add(
+        self, principal: Principal, key: ContentKey, size: int, now: float, *, is_pull: bool = False
+    ) -> Pulls | None:
+        """Count, and answer where; None when there is no room."""
         pulls = self._pending.pulls.get(key)
         if pulls is None:
             if not self._has_room(self._pending.pulls):
-                return
+                return None
             self._note_holder(principal)
             pulls = self._pending.pulls[key] = Pulls(0, 0, now, now)
         pulls.bytes_served += size
@@ -178,6 +193,7 @@ class UsageCounter:
         if is_pull:
             pulls.pulls += 1
             self._note_use(principal, now)
+        return pulls
 
     def _note_use(self, principal: Principal, now: float) -> None:
         last = self._used.get(principal.credential_id)

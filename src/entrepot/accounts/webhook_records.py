@@ -44,8 +44,15 @@ def update_webhook(connection: sa.Connection, name: str, **values: Any) -> None:
 
 
 def delete_webhook(connection: sa.Connection, name: str) -> bool:
-    """Drop a webhook with its deliveries; answers whether it was there."""
+    """Drop a webhook with what deliveries it has left; answers whether it was there."""
     return connection.execute(webhooks.delete().where(webhooks.c.name == name)).rowcount > 0
+
+
+def drop_deliveries(connection: sa.Connection, name: str, limit: int) -> int:
+    """Drop up to `limit` deliveries of a webhook; answers how many."""
+    some = sa.select(_deliveries.event_id).where(_deliveries.webhook == name).limit(limit)
+    statement = webhook_deliveries.delete().where(_deliveries.webhook == name, _deliveries.event_id.in_(some))
+    return connection.execute(statement).rowcount
 
 
 def note_success(connection: sa.Connection, name: str) -> None:

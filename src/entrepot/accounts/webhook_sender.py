@@ -10,7 +10,6 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import ip_address
 from typing import Any
@@ -20,6 +19,7 @@ from yarl import URL
 
 from entrepot import __version__
 from entrepot.access.destinations import Destinations
+from entrepot.accounts.webhook_answer import Answer, Deadlines
 from entrepot.oci.retry_after import retry_after_seconds
 
 _NOT_PUBLIC = "the host's address is not public; name its network in ENTREPOT_WEBHOOKS__NETWORKS to reach it"
@@ -27,26 +27,6 @@ _NOT_PUBLIC = "the host's address is not public; name its network in ENTREPOT_WE
 _ANSWER_BYTES = 16 * 1024
 _HEADER_BYTES = 8190
 _OK, _MULTIPLE_CHOICES, _BAD_REQUEST = 200, 300, 400
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """Time limits of an attempt, in seconds: to connect, and for all of it. The spec asks for 15 to 30 in all."""
-
-    connect_seconds: float = 5
-    total_seconds: float = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """How an attempt ended; `problem` is None when it succeeded, `status` when there was no answer.
-
-    `asked_seconds` is the wait that the receiver asks for.
-    """
-
-    status: int | None
-    problem: str | None
-    asked_seconds: float | None = None
 
 
 class Sender:

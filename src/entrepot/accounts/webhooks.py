@@ -32,6 +32,7 @@ DEFAULT_GRACE = timedelta(days=1)
 DISABLED_BY_REQUEST = "disabled by request"
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _MAX_NAME = 63
+_DROPPED_AT_ONCE = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +122,21 @@ class Webhooks:
     async def delete(self, name: str, actor: Actor) -> None:
         """Drop a webhook, and what waits to be delivered to it. Raises WebhookUnknown."""
 
-        def work(connection: sa.Connection, now: datetime) -> None:
+        def disable(connection: sa.Connection, now: datetime) -> None:
+            records.disable_webhook(connection, name, now, "being deleted")
+
+        def drop(connection: sa.Connection) -> int:
+            return records.drop_deliveries(connection, name, _DROPPED_AT_ONCE)
+
+        def delete(connection: sa.Connection, now: datetime) -> None:
             records.delete_webhook(connection, name)
             note(connection, actor, "webhook.deleted", name, now)
 
-        await self._change(name, work)
+        await self._change(name, disable)
+        # There may be millions, too many for one transaction.
+        while await self._database.write(drop):
+            pass
+        await self._change(name, delete)
 
     async def rotate_secret(self, name: str, grace: timedelta, actor: Actor) -> Secret:
         """A new secret; deliveries are signed with the old one, too, until the grace is over.

@@ -38,8 +38,10 @@ def create(
         if issued is not None:
             login = login_lines(parts.public_url, issued)
     if json:
-        credential = None if issued is None else CredentialBody.of(issued)
-        print_json(CreatedAccount(account=AccountBody.of(account), credential=credential, login=login))
+        body = CreatedAccount(account=AccountBody.of(account))
+        if issued is not None:
+            body = CreatedAccount(account=body.account, credential=CredentialBody.of(issued), login=login)
+        print_json(body)
         return
     if issued is None or login is None:
         print(

@@ -30,7 +30,7 @@ def actor() -> "Actor":
 def print_json(document: object) -> None:
     """Print JSON; a model prints as the platform API would send it."""
     if isinstance(document, BaseModel):
-        print(document.model_dump_json(indent=2, exclude_none=True))
+        print(document.model_dump_json(indent=2, exclude_unset=True))
     else:
         print(json.dumps(document, indent=2, default=str))
 

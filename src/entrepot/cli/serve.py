@@ -1,9 +1,11 @@
 """`entrepot serve`, `entrepot worker` and `entrepot migrate`."""
 
 import asyncio
+import gc
 import multiprocessing
 import multiprocessing.process
 import os
+import resource
 import signal
 import socket
 import tempfile
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 # How long a stopping server lets requests under way go on.
 _STOP_SECONDS = 30
+# Connections of one server process; the next one waits until another ends. A silent one takes 3 KB.
+_CONNECTIONS = 10_000
+# A whole blob takes a file beside its connection; the database and the rest take some, too.
+_FILES_BESIDE = 500
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +59,7 @@ def serve(
             "ENTREPOT_HOST": settings.host,
             "ENTREPOT_PORT": str(settings.port),
         }
-        from entrepot.bootstrap import configure_logging, opened_parts
+        from entrepot.bootstrap import configure_logging, load_faces, opened_parts
 
         configure_logging(settings)
         _verify_port(settings)
@@ -61,6 +67,10 @@ def serve(
         with opened_parts(settings) as parts:
             parts.remember_public_url()
             _greet(parts)
+        load_faces()
+        # What is loaded by now is shared by all of them, as long as nobody writes to it: the garbage collector would.
+        gc.collect()
+        gc.freeze()
         jobs_process = _start_jobs(settings) if settings.jobs else None
         try:
             _run_server(settings)
@@ -85,6 +95,7 @@ def _run_server(settings: "Settings") -> None:
         http=HTTPModes.http1,
         loop=Loops.uvloop,
         workers=settings.workers,
+        backpressure=_find_connections(),
         factory=True,
         websockets=False,
         http1_settings=HTTP1Settings(header_read_timeout=15_000),
@@ -93,6 +104,19 @@ def _run_server(settings: "Settings") -> None:
         workers_kill_timeout=_STOP_SECONDS,
         log_enabled=False,
     ).serve()
+
+
+def _find_connections() -> int:
+    """How many connections each server process can take with the files that it may open: as many as the system lets it.
+
+    Clients keep idle connections open, and strangers can, so a few hundred would soon keep everybody out.
+    """
+    wanted = 2 * _CONNECTIONS + _FILES_BESIDE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return _CONNECTIONS if soft == resource.RLIM_INFINITY else max(100, min(_CONNECTIONS, (soft - _FILES_BESIDE) // 2))
 
 
 def worker(context: typer.Context) -> None:

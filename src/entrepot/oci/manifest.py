@@ -118,10 +118,19 @@ class Manifest:
         )
 
 
-def read_annotations(content: bytes) -> dict[str, Any]:
-    """The annotations in a manifest that was accepted."""
-    annotations = json.loads(content).get("annotations")
-    return annotations if isinstance(annotations, dict) else {}
+def read_annotations(content: bytes) -> dict[str, str]:
+    """The annotations in a manifest that was accepted.
+
+    What is no text is none (image-spec, annotations.md, "Rules"), and would keep clients from reading any list that it
+    stands in.
+    """
+    try:
+        annotations = json.loads(content).get("annotations")
+    except RecursionError:  # nested as deeply as could be read when it came, and a little less can be now
+        return {}
+    if not isinstance(annotations, dict):
+        return {}
+    return {key: value for key, value in annotations.items() if isinstance(value, str)}
 
 
 def read_layer_annotations(content: bytes) -> list[dict[str, Any]]:

@@ -226,13 +226,12 @@ def find_blob_hold(connection: sa.Connection, repository_id: int, digest: Digest
     return found
 
 
-def unlink_blob(connection: sa.Connection, repository_id: int, digest: Digest) -> None:
-    """Let a repository no longer hold a blob."""
-    connection.execute(
-        repository_blobs.delete().where(
-            repository_blobs.c.repository_id == repository_id, repository_blobs.c.digest == str(digest)
-        )
+def unlink_blob(connection: sa.Connection, repository_id: int, digest: Digest) -> bool:
+    """Let a repository no longer hold a blob; answers whether it did."""
+    statement = repository_blobs.delete().where(
+        repository_blobs.c.repository_id == repository_id, repository_blobs.c.digest == str(digest)
     )
+    return connection.execute(statement).rowcount > 0
 
 
 def list_manifests_with(connection: sa.Connection, repository_id: int, digest: Digest) -> list[str]:
@@ -425,10 +424,26 @@ def list_parents(connection: sa.Connection, repository_id: int, digest: Digest) 
     return list(connection.scalars(query))
 
 
-def delete_tag(connection: sa.Connection, repository_id: int, tag: Tag) -> bool:
-    """Drop a tag; answers whether it was there."""
-    statement = tags.delete().where(tags.c.repository_id == repository_id, tags.c.name == tag.value)
-    return connection.execute(statement).rowcount > 0
+def lock_tag(connection: sa.Connection, repository_id: int, tag: Tag) -> str | None:
+    """The digest that a tag names, and will name until the transaction ends; None when it is not there.
+
+    SQLite's only writer needs no lock, and has no statement for one.
+    """
+    query = sa.select(tags.c.digest).where(tags.c.repository_id == repository_id, tags.c.name == tag.value)
+    return connection.scalar(query.with_for_update())
+
+
+def delete_tag(connection: sa.Connection, repository_id: int, tag: Tag) -> None:
+    """Drop a tag."""
+    connection.execute(tags.delete().where(tags.c.repository_id == repository_id, tags.c.name == tag.value))
+
+
+def lock_manifest(connection: sa.Connection, repository_id: int, digest: Digest) -> bool:
+    """Keep others from naming a manifest until the transaction ends; False when it is not there."""
+    query = sa.select(manifests.c.digest).where(
+        manifests.c.repository_id == repository_id, manifests.c.digest == str(digest)
+    )
+    return connection.scalar(query.with_for_update()) is not None
 
 
 def delete_manifest(connection: sa.Connection, repository_id: int, digest: Digest) -> bool:

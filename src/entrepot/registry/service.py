@@ -11,7 +11,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
 
@@ -87,7 +87,7 @@ class Referrer:
     digest: Digest
     size: int
     artifact_type: str | None
-    annotations: dict[str, Any] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +280,9 @@ class Registry:
             users = records.list_manifests_with(connection, repository_id, digest)
             if users:
                 raise BlobReferenced(f"blob {digest} is part of {', '.join(users)}; delete that first")
-            records.unlink_blob(connection, repository_id, digest)
+            # Of two who delete it at once, one takes its room off.
+            if not records.unlink_blob(connection, repository_id, digest):
+                raise BlobUnknown(f"repository {name} has no blob {digest}")
             records.grow_repository(connection, repository_id, -row.size, None)
             publish(connection, "blob", _key(name, digest), self._clock())
 
@@ -329,8 +331,10 @@ class Registry:
         """Let `tag` name a manifest that is there. Raises ManifestUnknown or TagImmutable."""
 
         def work(connection: sa.Connection) -> None:
-            repository_id = records.ensure_repository(connection, name, self._clock())
-            if digest not in records.read_manifest_sizes(connection, repository_id, [digest]):
+            now = self._clock()
+            repository_id = records.ensure_repository(connection, name, now)
+            # Held, so that a collector who thought that nothing leads to it looks again.
+            if not records.hold_manifest(connection, repository_id, digest, now):
                 raise ManifestUnknown(f"repository {name} has no manifest {digest} for tag {tag}")
             self._put_tag(connection, name, repository_id, tag, digest)
 
@@ -346,14 +350,16 @@ class Registry:
         condition: Condition | None = None,
     ) -> None:
         now = self._clock()
-        if condition is not None:
-            before = records.find_tag(connection, repository_id, tag)
-            if not condition(before) or not records.replace_tag(connection, repository_id, tag, before, digest, now):
-                raise _condition_failed(name, tag)
-        if not self._policies.is_immutable(name, tag):
+        before = None if condition is None else records.find_tag(connection, repository_id, tag)
+        if condition is not None and not condition(before):
+            raise _condition_failed(name, tag)
+        if self._policies.is_immutable(name, tag):
+            if not records.insert_tag(connection, repository_id, tag, digest, now):
+                raise TagImmutable(f"tag {tag} of {name} is immutable and names another manifest; push under a new tag")
+        elif condition is None:
             records.put_tag(connection, repository_id, tag, digest, now)
-        elif not records.insert_tag(connection, repository_id, tag, digest, now):
-            raise TagImmutable(f"tag {tag} of {name} is immutable and names another manifest; push under a new tag")
+        elif not records.replace_tag(connection, repository_id, tag, before, digest, now):
+            raise _condition_failed(name, tag)
         publish(connection, "manifest", _key(name, tag), now)
 
     async def read_tag_digests(self, name: RepositoryName, tags: Collection[Tag]) -> dict[Tag, Digest]:
@@ -374,7 +380,7 @@ class Registry:
     async def delete_manifest(
         self, name: RepositoryName, reference: Reference, *, condition: Condition | None = None
     ) -> None:
-        """Drop a tag, if the `condition` holds for it; or, by digest, a manifest with all its tags.
+        """Drop a tag, or, by digest, a manifest with all its tags, if the `condition` holds for it.
 
         Raises ManifestUnknown, NameUnknown, PreconditionFailed, TagImmutable, or ManifestReferenced while an index
         needs the manifest. Spec: distribution-spec 1.1, "Deleting tags" and "Deleting Manifests".
@@ -384,27 +390,48 @@ class Registry:
             now = self._clock()
             repository_id = _get_repository(connection, name)
             if isinstance(reference, Tag):
-                self._verify_mutable(name, [reference])
-                if condition is not None and not condition(records.find_tag(connection, repository_id, reference)):
-                    raise _condition_failed(name, reference)
-                changed = [_key(name, reference)]
-                was_there = records.delete_tag(connection, repository_id, reference)
+                changed = self._drop_tag(connection, name, repository_id, reference, condition)
             else:
-                parents = records.list_parents(connection, repository_id, reference)
-                if parents:
-                    raise ManifestReferenced(f"manifest {reference} is part of {', '.join(parents)}; delete that first")
-                tags = [Tag(tag) for tag in records.list_tags_of(connection, repository_id, reference)]
-                self._verify_mutable(name, tags)
-                children = [Digest.parse(one) for one in records.list_children(connection, repository_id, reference)]
-                named: list[Reference] = [reference, *tags, *children]
-                changed = [_key(name, one) for one in named]
-                was_there = records.delete_manifest(connection, repository_id, reference)
-            if not was_there:
-                raise ManifestUnknown(f"repository {name} has no manifest {reference}")
-            for key in changed:
-                publish(connection, "manifest", key, now)
+                changed = self._drop_manifest(connection, name, repository_id, reference, condition)
+            for one in changed:
+                publish(connection, "manifest", _key(name, one), now)
 
         await self._signals.commit(work)
+
+    def _drop_tag(
+        self, connection: sa.Connection, name: RepositoryName, repository_id: int, tag: Tag, condition: Condition | None
+    ) -> list[Reference]:
+        """Drop a tag; answers what changed by that."""
+        named = records.lock_tag(connection, repository_id, tag)
+        if named is None:
+            raise ManifestUnknown(f"repository {name} has no manifest {tag}")
+        self._verify_mutable(name, [tag])
+        if condition is not None and not condition(named):
+            raise _condition_failed(name, tag)
+        records.delete_tag(connection, repository_id, tag)
+        return [tag]
+
+    def _drop_manifest(
+        self,
+        connection: sa.Connection,
+        name: RepositoryName,
+        repository_id: int,
+        digest: Digest,
+        condition: Condition | None,
+    ) -> list[Reference]:
+        """Drop a manifest and all its tags; answers what changed by that, its children included."""
+        if not records.lock_manifest(connection, repository_id, digest):
+            raise ManifestUnknown(f"repository {name} has no manifest {digest}")
+        parents = records.list_parents(connection, repository_id, digest)
+        if parents:
+            raise ManifestReferenced(f"manifest {digest} is part of {', '.join(parents)}; delete that first")
+        tags = [Tag(tag) for tag in records.list_tags_of(connection, repository_id, digest)]
+        self._verify_mutable(name, tags)
+        if condition is not None and not condition(str(digest)):
+            raise _condition_failed(name, digest)
+        children = [Digest.parse(one) for one in records.list_children(connection, repository_id, digest)]
+        records.delete_manifest(connection, repository_id, digest)
+        return [digest, *tags, *children]
 
     async def list_referrers(
         self, name: RepositoryName, subject: Digest, artifact_type: str | None, after: str
@@ -541,8 +568,8 @@ def _get_repository(connection: sa.Connection, name: RepositoryName) -> int:
     return repository_id
 
 
-def _condition_failed(name: RepositoryName, tag: Tag) -> PreconditionFailed:
-    return PreconditionFailed(f"tag {tag} of {name} is not what the request depends on; look at it and decide anew")
+def _condition_failed(name: RepositoryName, reference: Reference) -> PreconditionFailed:
+    return PreconditionFailed(f"{reference} of {name} is not what the request depends on; look at it and decide anew")
 
 
 def _head(entries: list[T], size: Callable[[T], int], limit: int) -> list[T]:

@@ -1,6 +1,6 @@
 """Whether what a tag names may be published: signatures are read at the source, and the rule's trust policy judges."""
 
-from entrepot.errors import SignatureInvalid, SignatureRefused, SourceError, SourceUnreachable
+from entrepot.errors import SignatureBroken, SignatureRefused, SourceError, SourceUnreachable
 from entrepot.oci.manifest import Descriptor
 from entrepot.oci.reference import RepositoryName
 from entrepot.replication.companions import Companion, Companions
@@ -40,7 +40,7 @@ class Admission:
                 try:
                     content = await self._read(item.origin, candidate.blob)
                     return self._policy.verify(candidate, content, subject, self._clock())
-                except SignatureInvalid as error:
+                except SignatureBroken as error:
                     reasons.append(f"{companion}: {error}")
         if looked_at > _MAX_CANDIDATES or len(listed) > _MAX_MANIFESTS:
             reasons.insert(0, f"only the first {_MAX_CANDIDATES} were looked at")
@@ -59,18 +59,18 @@ class Admission:
         return [] if manifest is None else self._policy.find_candidates(manifest, is_tagged=companion.tag is not None)
 
     async def _read(self, repository: RepositoryName, blob: Descriptor) -> bytes:
-        """The content of a signature. Raises SignatureInvalid, or SourceUnreachable."""
+        """The content of a signature. Raises SignatureBroken, or SourceUnreachable."""
         if blob.size > MAX_SIGNATURE_BYTES:
-            raise SignatureInvalid(f"it has {blob.size} bytes, at most {MAX_SIGNATURE_BYTES} are looked at")
+            raise SignatureBroken(f"it has {blob.size} bytes, at most {MAX_SIGNATURE_BYTES} are looked at")
         try:
             async with self._source.open_blob(repository, blob) as pieces:
                 content = b"".join([piece async for piece in pieces])
         except SourceUnreachable:
             raise
         except SourceError as error:
-            raise SignatureInvalid(str(error)) from error
+            raise SignatureBroken(str(error)) from error
         if not blob.digest.is_of(content):
-            raise SignatureInvalid(f"the source sent other bytes than those of {blob.digest}")
+            raise SignatureBroken(f"the source sent other bytes than those of {blob.digest}")
         return content
 
 

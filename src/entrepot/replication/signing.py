@@ -11,7 +11,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 
-from entrepot.errors import ManifestUnknown, PreconditionFailed, SignatureInvalid
+from entrepot.errors import ManifestUnknown, PreconditionFailed, SignatureBroken
 from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Manifest, read_annotations, read_layer_annotations
@@ -79,7 +79,7 @@ class Signing:
             try:
                 if is_signed(self._signer.public_key, decode_base64(text, "the signature"), payload):
                     return True
-            except SignatureInvalid:
+            except SignatureBroken:
                 continue
         return False
 
@@ -132,7 +132,7 @@ class Signing:
             content = b"".join([piece async for piece in await opened.read(ByteRange(0, opened.size))])
             try:
                 cosign.verify_bundle(content, subject, (self._signer.public_key,))
-            except SignatureInvalid:
+            except SignatureBroken:
                 continue
             return True
         return False

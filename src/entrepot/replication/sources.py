@@ -3,15 +3,16 @@
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from entrepot.replication.archive_source import open_archive
 from entrepot.replication.backoff import Backoff, Deadlines
-from entrepot.replication.connections import open_connections
 from entrepot.replication.logins import FixedLogin, Login, RenewedLogin, read_secret
-from entrepot.replication.registry_source import RegistrySource
 from entrepot.replication.source import Source
 from entrepot.replication.source_specs import ArchiveSpec, EcrSpec, OciSpec, SourceSpec
-from entrepot.replication.transport import Transport
+
+if TYPE_CHECKING:
+    from entrepot.replication.registry_source import RegistrySource
 
 
 class Sources:
@@ -43,7 +44,12 @@ class Sources:
                     yield archive
 
     @asynccontextmanager
-    async def _open_registry(self, spec: OciSpec | EcrSpec, login: Login | None) -> AsyncIterator[RegistrySource]:
+    async def _open_registry(self, spec: OciSpec | EcrSpec, login: Login | None) -> "AsyncIterator[RegistrySource]":
+        # The HTTP client takes long to load, and most processes copy nothing.
+        from entrepot.replication.connections import open_connections  # noqa: PLC0415
+        from entrepot.replication.registry_source import RegistrySource  # noqa: PLC0415
+        from entrepot.replication.transport import Transport  # noqa: PLC0415
+
         async with open_connections(spec.name, spec.url, spec.network, self._deadlines) as connections:
             transport = Transport(
                 spec.name, connections, spec.url, login, self._deadlines, self._backoff, self._monotonic

@@ -9,7 +9,8 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -21,6 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from entrepot.errors import DatabaseUnavailable, EntrepotError, SettingsInvalid
 from entrepot.storage.statements import insert_missing, upsert
 from entrepot.storage.tables import installation
+from entrepot.storage.together import Together
 
 T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
@@ -49,6 +51,9 @@ class Dialect(Protocol):
 
     def connect(self, *, is_write: bool) -> sa.Connection:
         """A connection whose transaction is not begun yet."""
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Wait until this process may write, and let others wait until the end."""
 
     def lock_schema(self, connection: sa.Connection) -> None:
         """Keep other processes from migrating until the transaction ends."""
@@ -84,6 +89,7 @@ class Database:
         self._dialect = _find_dialect(self.url, connections)
         self._readers = ThreadPoolExecutor(self._dialect.readers, thread_name_prefix="db-read")
         self._writers = ThreadPoolExecutor(self._dialect.writers, thread_name_prefix="db-write")
+        self._together = Together(self.write_now, self._writers) if self._dialect.writers == 1 else None
 
     @property
     def is_embedded(self) -> bool:
@@ -95,7 +101,7 @@ class Database:
 
     async def read(self, work: Work[T]) -> T:
         """What `work` answers, in one consistent view of the data. Raises DatabaseUnavailable."""
-        return await self._answer(self._readers, self.read_now, work)
+        return await self._answer(self._readers.submit(self.read_now, work))
 
     async def write(self, work: Work[T]) -> T:
         """What `work` answers, in one transaction that is durable once this returns.
@@ -103,13 +109,15 @@ class Database:
         Raises DatabaseUnavailable, StorageFull, or what `work` raises; then nothing of it is kept, except that nobody
         knows what a database still does that did not answer in time.
         """
-        return await self._answer(self._writers, self.write_now, work)
+        if self._together is not None:
+            return await self._answer(self._together.submit(work))
+        return await self._answer(self._writers.submit(self.write_now, work))
 
-    async def _answer(self, threads: ThreadPoolExecutor, run: Callable[[Work[T]], T], work: Work[T]) -> T:
+    async def _answer(self, answer: "Future[T]") -> T:
         """What a thread answers, in bounded time. What no thread has taken up by then is forgotten."""
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
-                return await asyncio.get_running_loop().run_in_executor(threads, run, work)
+                return await asyncio.wrap_future(answer)
         except TimeoutError as error:
             raise DatabaseUnavailable("the database does not answer; try again in a moment") from error
 
@@ -143,7 +151,8 @@ class Database:
     def _run_once(self, work: Work[T], *, is_write: bool) -> T:
         """One try. Raises _Again when nothing of it was kept, and another may succeed."""
         is_done = False
-        with self._dialect.connect(is_write=is_write) as connection:
+        turn = self._dialect.turn() if is_write else nullcontext()
+        with turn, self._dialect.connect(is_write=is_write) as connection:
             try:
                 with connection.begin():
                     answer = work(connection)

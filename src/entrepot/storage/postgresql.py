@@ -1,5 +1,7 @@
 """How the database is kept in PostgreSQL: many processes on many machines, and every wait is bounded."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
@@ -62,6 +64,10 @@ class PostgreSql:
         if is_write:
             return self.engine.connect().execution_options(isolation_level="READ COMMITTED", postgresql_readonly=False)
         return self.engine.connect().execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Nobody waits: writers go on side by side."""
+        return nullcontext()
 
     def lock_schema(self, connection: sa.Connection) -> None:
         """Let one process migrate at a time; the lock ends with the transaction."""

@@ -79,7 +79,7 @@ class RedisWire:
                 self._redis.close()
                 return
             try:
-                self._redis.publish(_CHANNEL, json.dumps({"from": self._sender, "notices": notices}))
+                self._redis.publish(_CHANNEL, self._write(notices))
             except redis.RedisError as error:
                 log.debug("redis_not_sent", error=name_of(error))
 
@@ -117,6 +117,16 @@ class RedisWire:
             if message["type"] == "message":
                 hear(self._read(message["data"]))
 
+    def _write(self, notices: list[Notice]) -> str:
+        """A message. Topics and keys alone are what versions before this one send and read."""
+        return json.dumps(
+            {
+                "from": self._sender,
+                "notices": [(notice.topic, notice.key) for notice in notices],
+                "times": [(notice.id, notice.at) for notice in notices],
+            }
+        )
+
     def _read(self, data: bytes) -> list[Notice]:
         """The notices of a message; none when it is our own, or nonsense (whoever reaches Redis can send that)."""
         if len(data) > _MAX_MESSAGE_BYTES:
@@ -125,6 +135,11 @@ class RedisWire:
             document = json.loads(data)
             if document["from"] == self._sender:
                 return []
-            return [(str(topic), str(key)) for topic, key in document["notices"]]
-        except (ValueError, TypeError, LookupError, RecursionError):
+            pairs = document["notices"]
+            times = document.get("times", [(0, 0)] * len(pairs))
+            return [
+                Notice(str(topic), str(key), int(number), float(at))
+                for (topic, key), (number, at) in zip(pairs, times, strict=True)
+            ]
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError):
             return []

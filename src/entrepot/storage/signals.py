@@ -10,10 +10,10 @@ database at all goes on with what it knows for `outage_seconds`, since it could 
 
 import threading
 import time
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import sqlalchemy as sa
 import structlog
@@ -23,9 +23,21 @@ from entrepot.storage.clock import Clock
 from entrepot.storage.database import Database, T, Work
 from entrepot.storage.tables import signals
 
-Notice = tuple[str, str]
-"""(topic, key): this key of this topic changed."""
 Listener = Callable[[str], None]
+Measure = Callable[[float], None]
+
+
+class Notice(NamedTuple):
+    """This key of this topic changed at this instant, in unix seconds.
+
+    `id` is the row's; it and the instant are 0 where a version that did not tell them sent the notice.
+    """
+
+    topic: str
+    key: str
+    id: int = 0
+    at: float = 0
+
 
 POLL_SECONDS = 0.1
 # While Redis brings the notices, the database is asked only for what Redis may have lost.
@@ -40,6 +52,8 @@ _PRUNE_SECONDS = 300.0
 # Transactions may commit in another order than they took their ids, but none lives nearly as long as this.
 _GAP_SECONDS = 60.0
 _MAX_GAPS = 10_000
+# Notices that are remembered as heard, since most come on two ways and count once.
+_MAX_MEASURED = 10_000
 
 log = structlog.get_logger(__name__)
 
@@ -62,20 +76,22 @@ class Wire(Protocol):
 
 def publish(connection: sa.Connection, topic: str, key: str, now: datetime) -> None:
     """Tell every process, once this transaction commits, that `key` of `topic` changed."""
-    connection.execute(signals.insert().values(topic=topic, key=key, at=now))
-    connection.info.setdefault(_PUBLISHED, []).append((topic, key))
+    done = connection.execute(_INSERT, {"topic": topic, "key": key, "at": now})
+    (number,) = done.inserted_primary_key or (0,)
+    connection.info.setdefault(_PUBLISHED, []).append(Notice(topic, key, number, now.timestamp()))
 
 
 _PUBLISHED = "entrepot.published"
+_INSERT = signals.insert()
 
 
-def _read_after(connection: sa.Connection, last_id: int, gaps: Iterable[int]) -> list[tuple[int, str, str]]:
+def _read_after(connection: sa.Connection, last_id: int, gaps: Iterable[int]) -> list[Notice]:
     query = (
-        sa.select(signals.c.id, signals.c.topic, signals.c.key)
+        sa.select(signals.c.id, signals.c.topic, signals.c.key, signals.c.at)
         .where(sa.or_(signals.c.id > last_id, signals.c.id.in_(list(gaps))))
         .order_by(signals.c.id)
     )
-    return [(row.id, row.topic, row.key) for row in connection.execute(query)]
+    return [Notice(row.topic, row.key, row.id, row.at.timestamp()) for row in connection.execute(query)]
 
 
 def _read_latest_ids(connection: sa.Connection) -> list[int]:
@@ -102,6 +118,9 @@ class Signals:
         self._wire = wire
         self._outage_seconds = outage_seconds
         self._listeners: defaultdict[str, list[Listener]] = defaultdict(list)
+        self._measures: dict[str, Measure] = {}
+        self._measured: OrderedDict[int, None] = OrderedDict()
+        self._measuring = threading.Lock()
         self._last_id = 0
         # Ids below the last that were not there yet, and until when one may still turn up.
         self._gaps: dict[int, float] = {}
@@ -118,6 +137,13 @@ class Signals:
         It runs on whatever thread hears of it first, and maybe twice, so it must be brief and harmless to repeat.
         """
         self._listeners[topic].append(listener)
+
+    def measure(self, topic: str, measure: Measure) -> None:
+        """Call `measure`, once for each notice of `topic`, with the seconds between the change and hearing of it.
+
+        It runs on any thread. The clock of whoever made the change may be ahead of ours: that counts as no time.
+        """
+        self._measures[topic] = measure
 
     def is_current(self) -> bool:
         """Whether caches may answer.
@@ -169,8 +195,8 @@ class Signals:
                 raise
             finally:
                 self._asking_since = None
-            self._hear((topic, key) for _, topic, key in found)
-            ids = [number for number, _, _ in found]
+            self._hear(found)
+            ids = [notice.id for notice in found]
             for number in ids:
                 self._gaps.pop(number, None)
             new = [number for number in ids if number > self._last_id]
@@ -194,9 +220,24 @@ class Signals:
             self._wire.send(published)
 
     def _hear(self, notices: Iterable[Notice]) -> None:
-        for topic, key in notices:
-            for listener in self._listeners.get(topic, ()):
-                listener(key)
+        for notice in notices:
+            for listener in self._listeners.get(notice.topic, ()):
+                listener(notice.key)
+            measure = self._measures.get(notice.topic)
+            if measure is not None and self._is_first(notice.id):
+                measure(max(0.0, self._clock().timestamp() - notice.at))
+
+    def _is_first(self, number: int) -> bool:
+        """Whether this notice was not heard before, as far as can be told."""
+        if number == 0:
+            return False
+        with self._measuring:
+            if number in self._measured:
+                return False
+            self._measured[number] = None
+            if len(self._measured) > _MAX_MEASURED:
+                self._measured.popitem(last=False)
+            return True
 
     def _note_gaps(self, first: int, ids: list[int], now: float) -> None:
         """Remember which ids from `first` on are missing among `ids` (ascending): they may be committed later."""

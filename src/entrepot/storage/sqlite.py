@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -9,6 +10,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from entrepot.errors import DatabaseUnavailable, EntrepotError, SettingsInvalid, StorageFull
+from entrepot.storage.turns import Turns
 
 _READERS = 8
 # How long a writer waits for another process's transaction before it gives up. Transactions are milliseconds long.
@@ -26,6 +28,7 @@ class Sqlite:
         if not url.database or url.database == ":memory:":
             raise SettingsInvalid("ENTREPOT_DATABASE_URL: SQLite needs a file; use sqlite:///PATH")
         self._path = Path(url.database)
+        self._turns = Turns(self._path, _LOCK_TIMEOUT_SECONDS)
         # Two more than readers: for signals and counts, which have threads of their own.
         self.engine = sa.create_engine(
             url, pool_size=_READERS + 3, max_overflow=0, connect_args={"check_same_thread": False}
@@ -40,6 +43,10 @@ class Sqlite:
     def connect(self, *, is_write: bool) -> sa.Connection:
         """A connection for reading, or for writing."""
         return self.engine.connect().execution_options(entrepot_write=is_write)
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Stand in line with other processes, lest one of them waits for as long as this one writes."""
+        return self._turns.take()
 
     def lock_schema(self, connection: sa.Connection) -> None:
         """Nothing to do: a writer is alone."""

@@ -1,6 +1,7 @@
 """Insert statements that say what happens when the row is there already, for every database we support."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,7 +16,7 @@ def insert_missing(connection: sa.Connection, table: sa.Table, rows: Rows) -> in
         return 0
     # The library forgets the count otherwise, since few drivers know it for an INSERT.
     options = {"preserve_rowcount": True}
-    statement = _insert(connection, table).on_conflict_do_nothing()
+    statement = _insert_missing(table, connection.dialect.name)
     return connection.execute(statement, rows, execution_options=options).rowcount
 
 
@@ -23,14 +24,15 @@ def upsert(connection: sa.Connection, table: sa.Table, row: dict[str, Any]) -> N
     """Insert `row`, or give the row with its primary key these values."""
     key = _key(table)
     values = {name: value for name, value in row.items() if name not in key}
-    connection.execute(_insert(connection, table).values(row).on_conflict_do_update(index_elements=key, set_=values))
+    statement = _insert(table, connection.dialect.name).values(row)
+    connection.execute(statement.on_conflict_do_update(index_elements=key, set_=values))
 
 
 def upsert_all(connection: sa.Connection, table: sa.Table, rows: Rows) -> None:
     """Insert the rows, or give those whose primary keys are there these values; all rows name the same columns."""
     if not rows:
         return
-    statement = _insert(connection, table)
+    statement = _insert(table, connection.dialect.name)
     key = _key(table)
     values = {name: statement.excluded[name] for name in rows[0] if name not in key}
     connection.execute(statement.on_conflict_do_update(index_elements=key, set_=values), rows)
@@ -60,7 +62,7 @@ def add_up(
     """
     if not rows:
         return
-    statement = _insert(connection, table)
+    statement = _insert(table, connection.dialect.name)
     new = statement.excluded
     values: dict[str, Any] = {name: table.c[name] + new[name] for name in sums}
     if first:
@@ -74,7 +76,7 @@ def raise_and_add(connection: sa.Connection, table: sa.Table, rows: Rows, column
     """Raise `column` of each row to at least `known`, then add `added`; a row that is not there had nothing."""
     if not rows:
         return
-    statement = _insert(connection, table)
+    statement = _insert(table, connection.dialect.name)
     known = sa.bindparam("known", type_=sa.BigInteger)
     least = sa.case((table.c[column] < known, known), else_=table.c[column])
     values = {column: least + sa.bindparam("added", type_=sa.BigInteger)}
@@ -86,5 +88,11 @@ def _key(table: sa.Table) -> list[str]:
     return [column.name for column in table.primary_key]
 
 
-def _insert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+def _insert(table: sa.Table, dialect: str) -> sqlite.Insert | postgresql.Insert:
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+
+
+@cache
+def _insert_missing(table: sa.Table, dialect: str) -> sqlite.Insert | postgresql.Insert:
+    """Made once: making a statement costs more than running it does."""
+    return _insert(table, dialect).on_conflict_do_nothing()

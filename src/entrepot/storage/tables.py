@@ -267,7 +267,10 @@ credentials = sa.Table(
     sa.Column("secret_hash", sa.LargeBinary(32), nullable=False, unique=True),
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("expires_at", Instant, nullable=True),
+    # When it ends before its time: at once, or when a grace has passed.
     sa.Column("revoked_at", Instant, nullable=True),
+    # Whether it ended at once: then it stays so, even where a clock is put back.
+    sa.Column("is_revoked", sa.Boolean, nullable=False, server_default=sa.false()),
     # To the minute or so: it is written down in batches.
     sa.Column("last_used_at", Instant, nullable=True),
     # When its holder is to be warned next that it is about to end. NULL: never, or never again.
@@ -297,7 +300,11 @@ api_keys = sa.Table(
     # The secret before the last rotation, and until when it holds.
     sa.Column("previous_hash", sa.LargeBinary(32), nullable=True),
     sa.Column("previous_until", Instant, nullable=True),
+    # The workload that got it by a token of its platform, and that token's hash; NULL: made by hand.
+    sa.Column("workload", text(63), nullable=True),
+    sa.Column("token_hash", sa.LargeBinary(32), nullable=True),
     sa.Index(None, "previous_hash", unique=True),
+    sa.Index(None, "workload", "expires_at"),
 )
 
 # What a request with an Idempotency-Key was answered, without its secret.
@@ -309,7 +316,10 @@ idempotent_answers = sa.Table(
     sa.Column("fingerprint", sa.LargeBinary(32), nullable=False),
     sa.Column("status", sa.Integer, nullable=False),
     sa.Column("body", sa.JSON, nullable=False),
+    # The account that it tells of, by name: erased with it.
+    sa.Column("account", text(63), nullable=True),
     sa.Column("at", Instant, nullable=False),
+    sa.Index(None, "account"),
     sa.Index(None, "at"),
 )
 

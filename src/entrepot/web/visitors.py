@@ -25,6 +25,8 @@ class Visitors:
         for name, value in scope["headers"]:
             if name == b"user-agent":
                 agent = value[:_MAX_HEADER_BYTES]
+                if not self._trusted:
+                    break
             elif name == b"x-forwarded-for" and self._trusted:
                 forwarded += value[-_MAX_HEADER_BYTES:]
         client = scope.get("client")

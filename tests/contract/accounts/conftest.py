@@ -16,7 +16,7 @@ from entrepot.accounts.event_records import EventFilter
 from entrepot.accounts.events import Event, Events, EventType, emit
 from entrepot.accounts.plans import Plans
 from entrepot.accounts.service import Accounts, IssuedCredential
-from entrepot.accounts.webhook_sender import Deadlines
+from entrepot.accounts.webhook_answer import Deadlines
 from entrepot.accounts.webhooks import Delivery, Webhooks
 from entrepot.storage.clock import utc_now
 from entrepot.storage.database import Database

@@ -319,9 +319,14 @@ class TestReplay:
         slow = asyncio.create_task(house.deliver())
         await eventually(lambda: _has(receiver, 1))
         await house.webhooks.replay_event(HOOK, event, TESTER)
-        released.set()
-        await slow
-        assert len(receiver.received) == 2
+        receiver.statuses(500)
+        async with open_house(house.url) as other:
+            await other.deliver()
+            begun_anew = await other.only_delivery()
+            assert (begun_anew.status, begun_anew.attempts) == ("waiting", 1)
+            released.set()
+            await slow
+            assert await other.only_delivery() == begun_anew
 
 
 async def _has(receiver: Receiver, count: int) -> bool:
@@ -481,7 +486,10 @@ async def test_what_is_disabled_by_request_waits(house: House, receiver: Receive
     await house.hook(receiver)
     url = (await house.webhooks.get(HOOK)).url
     await house.happen()
+    assert await house.deliveries.find_due() == [HOOK]
     await house.webhooks.put(HOOK, url, None, TESTER, is_enabled=False)
+    async with house.deliveries.open_sender() as sender:
+        assert await house.deliveries.deliver_due(HOOK, sender) == 0
     await house.happen()
     await house.deliver()
     assert receiver.received == []

@@ -1,6 +1,7 @@
 import pytest
 
 from tests.conftest import make_variant
+from tests.support.api import Api, key
 from tests.support.served import Served
 
 
@@ -12,3 +13,13 @@ def variant(request: pytest.FixtureRequest) -> dict[str, object]:
 @pytest.fixture
 def served(anywhere: Served) -> Served:
     return anywhere
+
+
+@pytest.fixture
+async def admin(served: Served) -> Api:
+    return await key(served, "root", "admin")
+
+
+@pytest.fixture
+async def platform(served: Served) -> Api:
+    return await key(served, "platform", "accounts:write", plans=["free"])

@@ -8,7 +8,7 @@ import pytest
 
 from entrepot.accounts.steps import week_of
 from entrepot.oci.digest import Digest
-from tests.http.api.test_api import ACCOUNTS, ADA, Api, assert_problem, key
+from tests.support.api import ACCOUNTS, ADA, Api, assert_problem, key
 from tests.support.content import Image, index_of
 from tests.support.served import TESTER, RegistryClient, Served
 

@@ -315,6 +315,25 @@ class TestProcesses:
                 assert await count_pulls(served, customer) in range(21)
             assert await count_pulls(here, customer) == 20
 
+    async def test_a_pull_that_others_left_no_room_for_is_not_counted(
+        self, tmp_path: Path, settings: dict[str, Any]
+    ) -> None:
+        async with serve(tmp_path / "data", **settings) as here, serve(tmp_path / "data", **settings) as there:
+            await push_images(await here.client("publisher"), 9)
+            customer = await here.client("free")
+            elsewhere = RegistryClient(there.http, customer.credential)
+            await limit(here, pulls_per_hour=5)
+            clock = Clock()
+            clock.set(here)
+            clock.set(there)
+            await pull(customer, "v0", "HEAD")  # and knows of none
+            for number in range(5):
+                assert (await pull(elsewhere, f"v{number}")).status_code == 200
+            assert (await pull(customer, "v5")).status_code == 429
+            await limit(here, pulls_per_hour=7)
+            assert (await pull(customer, "v5", "HEAD")).headers["ratelimit-remaining"] == "2;w=3600"
+            assert [(await pull(customer, f"v{number}")).status_code for number in (5, 6, 7)] == [200, 200, 429]
+
     async def test_what_one_counted_the_others_tell_within_seconds(
         self, tmp_path: Path, settings: dict[str, Any]
     ) -> None:

@@ -56,8 +56,12 @@ def test_a_hash_depends_on_secret_and_key() -> None:
 def test_keys_differ_by_purpose_and_installation() -> None:
     again, other = Keys.derive(b"a secret of this installation"), Keys.derive(b"another")
     assert again == KEYS
-    assert len({KEYS.names, KEYS.secrets, KEYS.signing, other.names, other.secrets, other.signing}) == 6
-    assert all(len(key) == 32 for key in (KEYS.names, KEYS.secrets, KEYS.signing))
+    purposes = [
+        (keys.names, keys.secrets, keys.refresh, keys.signing(0), keys.signing(1), keys.signing(2))
+        for keys in (KEYS, other)
+    ]
+    assert len({*purposes[0], *purposes[1]}) == 12
+    assert all(len(key) == 32 for key in purposes[0])
 
 
 @given(external_id=st.text(min_size=1, max_size=255))

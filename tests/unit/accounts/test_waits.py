@@ -3,7 +3,7 @@ from datetime import timedelta
 import pytest
 
 from entrepot.accounts.deliveries import WAITS, plan_wait
-from entrepot.accounts.webhook_sender import Answer
+from entrepot.accounts.webhook_answer import Answer
 
 FAILED = Answer(500, "answered 500")
 

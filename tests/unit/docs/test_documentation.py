@@ -12,14 +12,16 @@ import typer
 import yaml
 
 from entrepot.access.plans import parse_plans
+from entrepot.bootstrap import _read_issuers
 from entrepot.cli import app
 from entrepot.replication.rules import parse_rule_file
-from entrepot.settings import setting_fields
+from entrepot.settings import CONFIG_VARIABLE, load_settings, setting_fields
 
 ROOT = Path(__file__).parents[3]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 # `docs/` has pages that are shapes rather than examples: GLOB and NAME stand for something.
 _YAML = re.compile(r"^( *)```yaml\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+_TOML = re.compile(r"^```toml\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _COMMAND = re.compile(r"(?:^|[\s`$])entrepot ((?:[a-z-]+ ?)+)")
 _LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
@@ -63,6 +65,15 @@ def test_yaml_examples_are_accepted(page: Path) -> None:
             assert parse_plans(document)
         else:
             assert parse_rule_file(document)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_settings_files_are_accepted(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CONFIG_VARIABLE, "")  # which is set when a file is loaded
+    for block in _TOML.findall(page.read_text(encoding="utf-8")):
+        config = tmp_path / "entrepot.toml"
+        config.write_text(block, encoding="utf-8")
+        _read_issuers(load_settings(config))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -19,7 +19,7 @@ from cryptography.x509.verification import (
     VerificationError,
 )
 
-from entrepot.errors import SignatureInvalid
+from entrepot.errors import SignatureBroken
 
 # "... MUST NOT contain any of these" beside codeSigning.
 _FOREIGN_USAGES = frozenset(
@@ -36,28 +36,28 @@ _SHOWN_PROBLEM = 160
 
 
 def parse_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
-    """The certificates in PEM blocks. Raises SignatureInvalid when there is none."""
+    """The certificates in PEM blocks. Raises SignatureBroken when there is none."""
     try:
         return tuple(x509.load_pem_x509_certificates(pem))
     except ValueError as error:
-        raise SignatureInvalid("holds no certificate in PEM (-----BEGIN CERTIFICATE-----)") from error
+        raise SignatureBroken("holds no certificate in PEM (-----BEGIN CERTIFICATE-----)") from error
 
 
 def parse_chain(certificates: list[bytes]) -> list[x509.Certificate]:
-    """A chain in DER, the signer's own first. Raises SignatureInvalid."""
+    """A chain in DER, the signer's own first. Raises SignatureBroken."""
     if not 0 < len(certificates) <= _MAX_CHAIN:
-        raise SignatureInvalid(f"it comes with {len(certificates)} certificates, not 1 to {_MAX_CHAIN}")
+        raise SignatureBroken(f"it comes with {len(certificates)} certificates, not 1 to {_MAX_CHAIN}")
     try:
         chain = [x509.load_der_x509_certificate(content) for content in certificates]
         for certificate in chain:  # the library reads these late, and has an error of its own for each of them
             _ = certificate.public_key(), certificate.subject, certificate.extensions
     except Exception as error:
-        raise SignatureInvalid("its certificates cannot be read") from error
+        raise SignatureBroken("its certificates cannot be read") from error
     return chain
 
 
 def verify_chain(chain: list[x509.Certificate], trusted: tuple[x509.Certificate, ...], at: datetime) -> None:
-    """Raises SignatureInvalid unless `chain` leads to a trusted certificate, and may sign artifacts at that time."""
+    """Raises SignatureBroken unless `chain` leads to a trusted certificate, and may sign artifacts at that time."""
     own = ExtensionPolicy.permit_all()
     own = own.require_present(x509.KeyUsage, Criticality.CRITICAL, _verify_key_usage)
     own = own.may_be_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, _verify_extended_usage)
@@ -70,7 +70,7 @@ def verify_chain(chain: list[x509.Certificate], trusted: tuple[x509.Certificate,
         verifier.verify(chain[0], chain[1:])
     except (VerificationError, ValueError, UnsupportedAlgorithm) as error:
         problem = _explain(chain[0], at) or f"leads to no trusted certificate ({str(error)[:_SHOWN_PROBLEM]})"
-        raise SignatureInvalid(f"its certificate {show_subject(chain[0])} {problem}") from error
+        raise SignatureBroken(f"its certificate {show_subject(chain[0])} {problem}") from error
 
 
 def show_subject(certificate: x509.Certificate) -> str:

@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from entrepot.errors import SignatureInvalid
+from entrepot.errors import SignatureBroken
 from entrepot.oci.digest import CANONICAL, Digest
 from entrepot.oci.manifest import Manifest
 from entrepot.replication.trust.keys import PublicKey, find_signer, fingerprint
@@ -46,29 +46,29 @@ class Signed:
 def verify_simple_signing(payload: bytes, signature: object, subject: Digest, keys: tuple[PublicKey, ...]) -> Signed:
     """Who signed `payload`, which must speak of `subject`; `signature` is the layer's annotation.
 
-    Raises SignatureInvalid.
+    Raises SignatureBroken.
     """
     if not isinstance(signature, str) or not signature:
-        raise SignatureInvalid("the payload has no signature beside it")
+        raise SignatureBroken("the payload has no signature beside it")
     key = _find_key(keys, decode_base64(signature, "the signature"), payload)
     critical = get_object(parse_object(payload, "the payload"), "critical", "the payload")
     if critical.get("type") != _SIMPLE_TYPE:
-        raise SignatureInvalid(f"the payload is of type {_shown(critical.get('type'))}, not {_SIMPLE_TYPE!r}")
+        raise SignatureBroken(f"the payload is of type {_shown(critical.get('type'))}, not {_SIMPLE_TYPE!r}")
     digest = get_text(get_object(critical, "image", "the payload"), "docker-manifest-digest", "the payload")
     if digest != str(subject):
-        raise SignatureInvalid(f"it was made for {_shown(digest)}")
+        raise SignatureBroken(f"it was made for {_shown(digest)}")
     identity = critical.get("identity")
     reference = identity.get("docker-reference") if isinstance(identity, dict) else None
     return Signed(f"cosign key {fingerprint(key)}", _printable(reference) if isinstance(reference, str) else None)
 
 
 def verify_bundle(content: bytes, manifest: Manifest, keys: tuple[PublicKey, ...]) -> Signed:
-    """Who signed the sigstore bundle in `content`, which must speak of `manifest`. Raises SignatureInvalid."""
+    """Who signed the sigstore bundle in `content`, which must speak of `manifest`. Raises SignatureBroken."""
     bundle = parse_object(content, "the bundle")
     if bundle.get("mediaType") not in BUNDLES:
-        raise SignatureInvalid(f"the bundle is of type {_shown(bundle.get('mediaType'))}, not {BUNDLE}")
+        raise SignatureBroken(f"the bundle is of type {_shown(bundle.get('mediaType'))}, not {BUNDLE}")
     if "dsseEnvelope" in bundle and "messageSignature" in bundle:
-        raise SignatureInvalid("the bundle holds two kinds of signature")
+        raise SignatureBroken("the bundle holds two kinds of signature")
     if "messageSignature" in bundle:
         message = get_object(bundle, "messageSignature", "the bundle")
         signature = decode_base64(get_text(message, "signature", "the bundle"), "the signature")
@@ -83,9 +83,7 @@ def _verify_envelope(envelope: dict[str, Any], subject: Digest, keys: tuple[Publ
     payload = decode_base64(get_text(envelope, "payload", "the envelope"), "the envelope's payload")
     signatures = get_list(envelope, "signatures", "the envelope")
     if len(signatures) > _MAX_SIGNATURES:
-        raise SignatureInvalid(
-            f"the envelope has {len(signatures)} signatures, at most {_MAX_SIGNATURES} are looked at"
-        )
+        raise SignatureBroken(f"the envelope has {len(signatures)} signatures, at most {_MAX_SIGNATURES} are looked at")
     message = pre_authentication(payload_type, payload)
     for entry in signatures:
         text = get_text(entry if isinstance(entry, dict) else {}, "sig", "the envelope")
@@ -95,17 +93,17 @@ def _verify_envelope(envelope: dict[str, Any], subject: Digest, keys: tuple[Publ
     else:
         raise _another_key()
     if payload_type != STATEMENT:
-        raise SignatureInvalid(f"the envelope holds {_shown(payload_type)}, not {STATEMENT}")
+        raise SignatureBroken(f"the envelope holds {_shown(payload_type)}, not {STATEMENT}")
     statement = parse_object(payload, "the statement")
     if statement.get("predicateType") != SIGN_PREDICATE:
-        raise SignatureInvalid(f"it attests {_shown(statement.get('predicateType'))}, which is no signature")
+        raise SignatureBroken(f"it attests {_shown(statement.get('predicateType'))}, which is no signature")
     if statement.get("_type") != _STATEMENT_TYPE:
-        raise SignatureInvalid(f"the statement is of type {_shown(statement.get('_type'))}, not {_STATEMENT_TYPE}")
+        raise SignatureBroken(f"the statement is of type {_shown(statement.get('_type'))}, not {_STATEMENT_TYPE}")
     for entry in get_list(statement, "subject", "the statement"):
         digests = entry.get("digest") if isinstance(entry, dict) else None
         if isinstance(digests, dict) and digests.get(subject.algorithm) == subject.hex:
             return key
-    raise SignatureInvalid("it was made for something else")
+    raise SignatureBroken("it was made for something else")
 
 
 def pre_authentication(payload_type: str, payload: bytes) -> bytes:
@@ -160,8 +158,8 @@ def _find_key(keys: tuple[PublicKey, ...], signature: bytes, message: bytes) -> 
     return key
 
 
-def _another_key() -> SignatureInvalid:
-    return SignatureInvalid("it was made with another key, or for other bytes")
+def _another_key() -> SignatureBroken:
+    return SignatureBroken("it was made with another key, or for other bytes")
 
 
 def _shown(value: object) -> str:

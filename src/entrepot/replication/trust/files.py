@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from cryptography import x509
 
-from entrepot.errors import RuleInvalid, SignatureInvalid
+from entrepot.errors import RuleInvalid, SignatureBroken
 from entrepot.replication.trust.certificates import parse_certificates
 from entrepot.replication.trust.keys import parse_public_key
 from entrepot.replication.trust.notation import Roots
@@ -61,5 +61,5 @@ def _load(entry: str, where: str, parse: Callable[[bytes], T]) -> T:
     content = entry.encode() if is_pem(entry) else read_file(entry, where)
     try:
         return parse(content)
-    except SignatureInvalid as error:
+    except SignatureBroken as error:
         raise RuleInvalid(f"{where}: {'the text' if is_pem(entry) else entry} {error}") from error

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from entrepot.errors import SignatureInvalid
+from entrepot.errors import SignatureBroken
 
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | Ed25519PublicKey
 
@@ -27,23 +27,23 @@ _SHOWN_HEX = 16
 
 
 def parse_public_key(pem: bytes) -> PublicKey:
-    """The key in a PEM block "PUBLIC KEY". Raises SignatureInvalid when it is none that signatures can be judged by."""
+    """The key in a PEM block "PUBLIC KEY". Raises SignatureBroken when it is none that signatures can be judged by."""
     try:
         key = serialization.load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise SignatureInvalid("holds no public key in PEM (-----BEGIN PUBLIC KEY-----)") from error
+        raise SignatureBroken("holds no public key in PEM (-----BEGIN PUBLIC KEY-----)") from error
     return verify_usable(key)
 
 
 def verify_usable(key: object) -> PublicKey:
-    """`key`, if it is of a kind and size that is used here. Raises SignatureInvalid."""
+    """`key`, if it is of a kind and size that is used here. Raises SignatureBroken."""
     if isinstance(key, Ed25519PublicKey):
         return key
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVE_HASHES:
         return key
     if isinstance(key, rsa.RSAPublicKey) and _LEAST_RSA_BITS <= key.key_size <= _MOST_RSA_BITS:
         return key
-    raise SignatureInvalid(
+    raise SignatureBroken(
         f"is a key of another kind than ECDSA P-256, P-384 or P-521, Ed25519, or RSA of {_LEAST_RSA_BITS} to "
         f"{_MOST_RSA_BITS} bits"
     )

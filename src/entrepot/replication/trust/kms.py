@@ -13,7 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from entrepot.errors import RuleInvalid, SignatureInvalid, SignerUnavailable
+from entrepot.errors import RuleInvalid, SignatureBroken, SignerUnavailable
 from entrepot.replication.trust.keys import PublicKey, is_signed, verify_usable
 
 _CONNECT_SECONDS, _ANSWER_SECONDS, _ATTEMPTS = 5, 10, 4
@@ -77,7 +77,7 @@ async def open_kms(key_id: str, region: str, where: str) -> AsyncIterator[KmsSig
         answer = await _ask(client, "get_public_key", where, KeyId=key_id)
         try:
             key = verify_usable(serialization.load_der_public_key(answer["PublicKey"]))
-        except (SignatureInvalid, ValueError) as error:
+        except (SignatureBroken, ValueError) as error:
             raise RuleInvalid(f"{where}: the key {error}") from error
         yield KmsSigner(client, key_id, key, where)
 

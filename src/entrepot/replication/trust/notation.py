@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from entrepot.errors import SignatureInvalid
+from entrepot.errors import SignatureBroken
 from entrepot.oci.manifest import Manifest
 from entrepot.replication.trust.certificates import parse_chain, show_subject, verify_chain
 from entrepot.replication.trust.cosign import Signed
@@ -81,7 +81,7 @@ class Roots:
 
 
 def verify_envelope(content: bytes, media_type: str, manifest: Manifest, roots: Roots, now: datetime) -> Signed:
-    """Who signed `content`, an envelope which must speak of `manifest`. Raises SignatureInvalid."""
+    """Who signed `content`, an envelope which must speak of `manifest`. Raises SignatureBroken."""
     envelope = _parse_cose(content) if media_type == COSE else _parse_jws(content)
     chain = parse_chain(envelope.chain)
     _verify_signature(envelope, chain[0])
@@ -90,14 +90,14 @@ def verify_envelope(content: bytes, media_type: str, manifest: Manifest, roots: 
     artifact = get_object(parse_object(envelope.payload, "the payload"), "targetArtifact", "the payload")
     stated = artifact.get("digest"), artifact.get("size"), artifact.get("mediaType")
     if stated != (str(manifest.digest), manifest.size, manifest.media_type):
-        raise SignatureInvalid(f"it was made for {str(stated[0])[:80]!r}, of another digest, size or media type")
+        raise SignatureBroken(f"it was made for {str(stated[0])[:80]!r}, of another digest, size or media type")
     return Signed(f"notation certificate {show_subject(chain[0])}")
 
 
 def _verify_certificates(envelope: _Envelope, chain: list[x509.Certificate], roots: Roots, now: datetime) -> None:
     try:
         verify_chain(chain, roots.signers, now)
-    except SignatureInvalid:
+    except SignatureBroken:
         if envelope.timestamp is None or not roots.timestamps:
             raise
         span = verify_timestamp(envelope.timestamp, envelope.signature, roots.timestamps)
@@ -113,9 +113,9 @@ def _verify_signature(envelope: _Envelope, certificate: x509.Certificate) -> Non
     elif isinstance(key, ec.EllipticCurvePublicKey):
         known = _CURVES.get(key.curve.name)
     if known is None:
-        raise SignatureInvalid("its certificate holds a key of a kind or size that must not sign artifacts")
+        raise SignatureBroken("its certificate holds a key of a kind or size that must not sign artifacts")
     if envelope.algorithm not in known[:2] or isinstance(envelope.algorithm, bool):
-        raise SignatureInvalid(f"its algorithm is {str(envelope.algorithm)[:40]!r}, but its key takes {known[0]}")
+        raise SignatureBroken(f"its algorithm is {str(envelope.algorithm)[:40]!r}, but its key takes {known[0]}")
     algorithm = known[2]
     try:
         if isinstance(key, rsa.RSAPublicKey):
@@ -124,42 +124,42 @@ def _verify_signature(envelope: _Envelope, certificate: x509.Certificate) -> Non
         elif isinstance(key, ec.EllipticCurvePublicKey):
             key.verify(_der_of(envelope.signature, key), envelope.signed, ec.ECDSA(algorithm))
     except (InvalidSignature, ValueError) as error:
-        raise SignatureInvalid("it does not hold: it was changed, or made with another key") from error
+        raise SignatureBroken("it does not hold: it was changed, or made with another key") from error
 
 
 def _der_of(signature: bytes, key: ec.EllipticCurvePublicKey) -> bytes:
     """An ECDSA signature as `cryptography` takes it. Source: RFC 7518, section 3.4; RFC 9053, section 2.1."""
     half = (key.key_size + 7) // 8
     if len(signature) != 2 * half:
-        raise SignatureInvalid(f"its signature has {len(signature)} bytes, not {2 * half}")
+        raise SignatureBroken(f"its signature has {len(signature)} bytes, not {2 * half}")
     return encode_dss_signature(int.from_bytes(signature[:half]), int.from_bytes(signature[half:]))
 
 
 def _verify_headers(envelope: _Envelope, now: datetime) -> None:
     if envelope.content_type != _PAYLOAD:
-        raise SignatureInvalid(f"its payload is {str(envelope.content_type)[:80]!r}, not {_PAYLOAD}")
+        raise SignatureBroken(f"its payload is {str(envelope.content_type)[:80]!r}, not {_PAYLOAD}")
     for name in envelope.critical:
         if not isinstance(name, str) or name not in _UNDERSTOOD:
-            raise SignatureInvalid(f"it depends on {str(name)[:80]!r}, which is not judged here")
+            raise SignatureBroken(f"it depends on {str(name)[:80]!r}, which is not judged here")
         if name not in envelope.headers:
-            raise SignatureInvalid(f"it depends on {name}, which it does not have")
+            raise SignatureBroken(f"it depends on {name}, which it does not have")
     if _SCHEME not in envelope.critical or envelope.headers[_SCHEME] != "notary.x509":
         scheme = envelope.headers.get(_SCHEME)
-        raise SignatureInvalid(f"its signing scheme is {str(scheme)[:80]!r}; notary.x509 is judged here")
+        raise SignatureBroken(f"its signing scheme is {str(scheme)[:80]!r}; notary.x509 is judged here")
     if _EXPIRY in envelope.headers:
         expiry = _moment(envelope.headers[_EXPIRY])
         if now >= expiry:
-            raise SignatureInvalid(f"it expired on {expiry:%Y-%m-%d %H:%M}; sign anew")
+            raise SignatureBroken(f"it expired on {expiry:%Y-%m-%d %H:%M}; sign anew")
 
 
 def _moment(value: object) -> datetime:
-    """A time in a header: RFC 3339 in JWS, tag 1 in COSE. Raises SignatureInvalid."""
+    """A time in a header: RFC 3339 in JWS, tag 1 in COSE. Raises SignatureBroken."""
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else value
     except ValueError:
         moment = None
     if not isinstance(moment, datetime) or moment.tzinfo is None:
-        raise SignatureInvalid("its expiry is no point in time")
+        raise SignatureBroken("its expiry is no point in time")
     return moment.astimezone(UTC)
 
 
@@ -187,15 +187,15 @@ def _parse_jws(content: bytes) -> _Envelope:
 def _parse_cose(content: bytes) -> _Envelope:
     document = _parse_cbor(content)
     if not isinstance(document, cbor2.CBORTag) or document.tag != _COSE_SIGN1:
-        raise SignatureInvalid("the envelope is no COSE_Sign1")
+        raise SignatureBroken("the envelope is no COSE_Sign1")
     match document.value:  # inside a tag, the library makes tuples and frozen mappings
         case [bytes() as protected, Mapping() as unprotected, bytes() as payload, bytes() as signature]:
             pass
         case _:
-            raise SignatureInvalid("the envelope is no COSE_Sign1")
+            raise SignatureBroken("the envelope is no COSE_Sign1")
     headers = _parse_cbor(protected)
     if not isinstance(headers, Mapping) or not isinstance(headers.get(_COSE_CRITICAL), list):
-        raise SignatureInvalid("its protected header names nothing critical")
+        raise SignatureBroken("its protected header names nothing critical")
     chain = unprotected.get(_COSE_CHAIN)
     certificates = [one for one in (chain if isinstance(chain, list | tuple) else [chain]) if isinstance(one, bytes)]
     timestamp = unprotected.get(_TIMESTAMP)
@@ -218,4 +218,4 @@ def _parse_cbor(content: bytes) -> Any:
         return cbor2.loads(content, max_depth=_MAX_DEPTH, allow_indefinite=False, allow_duplicate_keys=False)
     except Exception as error:
         # Among the tags that the library decodes are dates and regular expressions, which raise what they like.
-        raise SignatureInvalid(f"the envelope is not CBOR with one meaning ({type(error).__name__})") from error
+        raise SignatureBroken(f"the envelope is not CBOR with one meaning ({type(error).__name__})") from error

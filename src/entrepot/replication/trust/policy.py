@@ -48,7 +48,7 @@ class TrustPolicy:
         return [Candidate(blob) for blob in layers if blob.media_type in kinds]
 
     def verify(self, candidate: Candidate, content: bytes, subject: Manifest, now: datetime) -> Signed:
-        """Who signed `subject`, by the signature in `content`. Raises SignatureInvalid."""
+        """Who signed `subject`, by the signature in `content`. Raises SignatureBroken."""
         media_type = candidate.blob.media_type
         if media_type == cosign.SIMPLE_SIGNING:
             return cosign.verify_simple_signing(content, candidate.annotation, subject.digest, self.keys)

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 
-from entrepot.errors import RuleInvalid, SignatureInvalid
+from entrepot.errors import RuleInvalid, SignatureBroken
 from entrepot.replication.trust.files import read_file, read_password
 from entrepot.replication.trust.keys import PublicKey, verify_usable
 from entrepot.replication.trust.spec import SignSpec
@@ -126,7 +126,7 @@ def verify_signs(key: object, where: str) -> None:
     """The key, if cosign verifies what it signs. Raises RuleInvalid."""
     try:
         usable = verify_usable(key)
-    except SignatureInvalid as error:
+    except SignatureBroken as error:
         raise RuleInvalid(f"{where} {error}") from error
     if isinstance(usable, ec.EllipticCurvePublicKey) and not isinstance(usable.curve, ec.SECP256R1):
         raise RuleInvalid(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
-from entrepot.errors import RuleInvalid, SignatureInvalid
+from entrepot.errors import RuleInvalid, SignatureBroken
 from entrepot.replication.fields import parse_mapping, parse_path, parse_variable, verify_known
 from entrepot.replication.trust.certificates import parse_certificates
 from entrepot.replication.trust.keys import parse_public_key
@@ -128,7 +128,7 @@ def _parse_entry(value: object, where: str, parse: Callable[[bytes], object]) ->
         raise RuleInvalid(f"{where}: is longer than {MAX_PEM_BYTES} bytes, or no PEM")
     try:
         parse(text.encode())
-    except SignatureInvalid as error:
+    except SignatureBroken as error:
         raise RuleInvalid(f"{where}: {error}") from error
     return text
 

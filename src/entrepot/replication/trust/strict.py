@@ -10,56 +10,56 @@ import json
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from entrepot.errors import SignatureInvalid
+from entrepot.errors import SignatureBroken
 
 
 def parse_object(content: bytes, what: str) -> dict[str, Any]:
-    """The JSON object in `content`. Raises SignatureInvalid."""
+    """The JSON object in `content`. Raises SignatureBroken."""
     try:
         document = json.loads(content.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise SignatureInvalid(f"{what} is not JSON with one meaning ({str(error)[:80]})") from error
+        raise SignatureBroken(f"{what} is not JSON with one meaning ({str(error)[:80]})") from error
     if not isinstance(document, dict):
-        raise SignatureInvalid(f"{what} is no JSON object")
+        raise SignatureBroken(f"{what} is no JSON object")
     return document
 
 
 def get_text(fields: Mapping[str, Any], name: str, what: str) -> str:
-    """The text in a field. Raises SignatureInvalid."""
+    """The text in a field. Raises SignatureBroken."""
     value = fields.get(name)
     if not isinstance(value, str):
-        raise SignatureInvalid(f"{what} has no {name}")
+        raise SignatureBroken(f"{what} has no {name}")
     return value
 
 
 def get_object(fields: Mapping[str, Any], name: str, what: str) -> dict[str, Any]:
-    """The object in a field. Raises SignatureInvalid."""
+    """The object in a field. Raises SignatureBroken."""
     value = fields.get(name)
     if not isinstance(value, dict):
-        raise SignatureInvalid(f"{what} has no {name}")
+        raise SignatureBroken(f"{what} has no {name}")
     return value
 
 
 def get_list(fields: Mapping[str, Any], name: str, what: str) -> list[Any]:
-    """The list in a field. Raises SignatureInvalid."""
+    """The list in a field. Raises SignatureBroken."""
     value = fields.get(name)
     if not isinstance(value, list):
-        raise SignatureInvalid(f"{what} has no {name}")
+        raise SignatureBroken(f"{what} has no {name}")
     return value
 
 
 def decode_base64(text: str, what: str) -> bytes:
-    """The bytes that standard Base64 spells. Raises SignatureInvalid."""
+    """The bytes that standard Base64 spells. Raises SignatureBroken."""
     try:
         return base64.b64decode(text.encode("ascii"), validate=True)
     except (ValueError, binascii.Error) as error:
-        raise SignatureInvalid(f"{what} is not Base64") from error
+        raise SignatureBroken(f"{what} is not Base64") from error
 
 
 def decode_base64url(text: str, what: str) -> bytes:
-    """The bytes that Base64 for URLs without padding spells (RFC 7515, section 2). Raises SignatureInvalid."""
+    """The bytes that Base64 for URLs without padding spells (RFC 7515, section 2). Raises SignatureBroken."""
     if "+" in text or "/" in text or "=" in text:
-        raise SignatureInvalid(f"{what} is not Base64 for URLs")
+        raise SignatureBroken(f"{what} is not Base64 for URLs")
     return decode_base64(text.replace("-", "+").replace("_", "/") + "=" * (-len(text) % 4), what)
 
 

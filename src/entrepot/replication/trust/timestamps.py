@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from cryptography import x509
 from rfc3161_client import TimeStampResponse, VerificationError, VerifierBuilder, decode_timestamp_response
 
-from entrepot.errors import SignatureInvalid
+from entrepot.errors import SignatureBroken
 
 _GRANTED = b"\x30\x03\x02\x01\x00"
 _SHORT_LENGTH = 0x80
@@ -26,13 +26,13 @@ class Span:
 
 
 def verify_timestamp(token: bytes, signature: bytes, authorities: tuple[x509.Certificate, ...]) -> Span:
-    """When `signature` existed, by a token of one of these authorities. Raises SignatureInvalid."""
+    """When `signature` existed, by a token of one of these authorities. Raises SignatureBroken."""
     try:
         response = decode_timestamp_response(_sequence(_GRANTED + token))
         VerifierBuilder(roots=list(authorities)).build().verify_message(response, signature)
         return _read_span(response)
     except (ValueError, TypeError, OverflowError, VerificationError, x509.ExtensionNotFound) as error:
-        raise SignatureInvalid(f"its time stamp does not hold ({str(error)[:_SHOWN_PROBLEM]})") from error
+        raise SignatureBroken(f"its time stamp does not hold ({str(error)[:_SHOWN_PROBLEM]})") from error
 
 
 def _read_span(response: TimeStampResponse) -> Span:

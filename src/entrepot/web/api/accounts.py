@@ -1,29 +1,38 @@
 """Accounts, their credentials and their usage."""
 
 from datetime import timedelta
-from typing import Annotated, Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
 
+from entrepot.accounts.answers import KeptAnswer
 from entrepot.accounts.records import AccountFilter
-from entrepot.accounts.service import IssuedCredential
+from entrepot.accounts.service import Account, IssuedCredential
 from entrepot.web.api import models
 from entrepot.web.api.cursors import read_cursor, write_cursor
 from entrepot.web.api.guard import Caller, ReadsAccounts, WritesAccounts
+from entrepot.web.api.idempotency import IdempotencyKey, answer_again
 from entrepot.web.api.login import login_lines
 
 router = APIRouter(tags=["accounts"])
 
 
 @router.post(
-    "/accounts", status_code=201, response_model_exclude_none=True, responses={200: {"model": models.CreatedAccount}}
+    "/accounts",
+    status_code=201,
+    response_model=models.CreatedAccount,
+    response_model_exclude_unset=True,
+    responses={200: {"model": models.CreatedAccount, "description": "It exists already."}},
 )
 async def create_account(
-    body: models.AccountRequest, caller: WritesAccounts, response: Response
-) -> models.CreatedAccount:
+    body: models.AccountRequest, caller: WritesAccounts, again: IdempotencyKey, response: Response
+) -> models.CreatedAccount | Response:
     """Create the account of a sign-up, with its first credential; 200 and no credential when it exists already."""
     caller.key.verify_plan(body.plan)
-    account, issued = await caller.services.accounts.create(
+    once = caller.once(again, body, _keep_account)
+    change = partial(
+        caller.services.accounts.create,
         body.external_id,
         body.plan,
         body.identity,
@@ -31,10 +40,14 @@ async def create_account(
         caller.actor,
         labels=body.labels,
         lifetime=_duration(body.lifetime_seconds),
+        reach=caller.reach,
+        once=once,
     )
+    done = await caller.services.answers.once(once, change)
+    if isinstance(done, KeptAnswer):
+        return answer_again(done)
+    account, issued = done
     if issued is None:
-        # It may be on a plan that this key must not see.
-        account = await caller.get_account(account.name)
         response.status_code = 200
         return models.CreatedAccount(account=models.AccountBody.of(account))
     return models.CreatedAccount(
@@ -96,17 +109,26 @@ async def delete_account(name: str, caller: WritesAccounts) -> None:
     await caller.services.accounts.delete(name, caller.actor)
 
 
-@router.post("/accounts/{name}/credentials", status_code=201)
+@router.post("/accounts/{name}/credentials", status_code=201, response_model=models.CreatedCredential)
 async def issue_credential(
-    name: str, caller: WritesAccounts, body: models.CredentialRequest | None = None
-) -> models.CreatedCredential:
+    name: str, caller: WritesAccounts, again: IdempotencyKey, body: models.CredentialRequest | None = None
+) -> models.CreatedCredential | Response:
     """Issue a new credential; those that the account has die after the grace."""
     await caller.get_account(name)
     body = body or models.CredentialRequest.model_validate({})
-    issued = await caller.services.accounts.issue_credential(
-        name, timedelta(seconds=body.grace_seconds), caller.actor, lifetime=_duration(body.lifetime_seconds)
+    once = caller.once(again, body, _keep_credential)
+    change = partial(
+        caller.services.accounts.issue_credential,
+        name,
+        timedelta(seconds=body.grace_seconds),
+        caller.actor,
+        lifetime=_duration(body.lifetime_seconds),
+        once=once,
     )
-    return models.CreatedCredential(credential=models.CredentialBody.of(issued), login=_login(caller, issued))
+    done = await caller.services.answers.once(once, change)
+    if isinstance(done, KeptAnswer):
+        return answer_again(done)
+    return models.CreatedCredential(credential=models.CredentialBody.of(done), login=_login(caller, done))
 
 
 @router.get("/accounts/{name}/credentials")
@@ -122,6 +144,22 @@ async def revoke_credential(name: str, credential_id: str, caller: WritesAccount
     """Revoke a credential, and with it every token that was issued for it, now."""
     await caller.get_account(name)
     await caller.services.accounts.revoke_credential(name, credential_id, caller.actor)
+
+
+def _keep_account(made: tuple[Account, IssuedCredential | None]) -> KeptAnswer:
+    account, issued = made
+    body = {"account": models.AccountBody.of(account).model_dump(mode="json")}
+    if issued is None:
+        return KeptAnswer(200, body, account.name)
+    return KeptAnswer(201, body | {"credential": _without_secret(issued)}, account.name)
+
+
+def _keep_credential(issued: IssuedCredential) -> KeptAnswer:
+    return KeptAnswer(201, {"credential": _without_secret(issued)}, issued.username)
+
+
+def _without_secret(issued: IssuedCredential) -> dict[str, Any]:
+    return models.CredentialBody.of(issued).model_dump(mode="json", exclude={"secret"})
 
 
 def _login(caller: Caller, issued: IssuedCredential) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Plans, API keys and the audit log."""
+"""Plans and the audit log."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -6,31 +6,33 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 
-from entrepot.access.api_scopes import parse_api_scopes
 from entrepot.access.plans import Plan
 from entrepot.accounts.records import AuditFilter
 from entrepot.web.api import models
 from entrepot.web.api.cursors import read_cursor, write_cursor
-from entrepot.web.api.guard import Administers, ReadsAudit, ReadsPlans, WritesPlans
+from entrepot.web.api.guard import ReadsAudit, ReadsPlans, WritesPlans
 
 router = APIRouter(tags=["administration"])
 
 
 @router.get("/plans", response_model_exclude_none=True)
 async def list_plans(caller: ReadsPlans) -> models.PlanList:
-    """Every plan."""
-    return models.PlanList(plans=[_plan_body(plan) for plan in await caller.services.plans.list_plans()])
+    """Every plan that the key may have to do with."""
+    plans = await caller.services.plans.list_plans()
+    return models.PlanList(plans=[_plan_body(plan) for plan in plans if caller.key.may_touch(plan.name)])
 
 
 @router.get("/plans/{name}", response_model_exclude_none=True)
 async def get_plan(name: str, caller: ReadsPlans) -> models.PlanBody:
     """One plan."""
+    caller.key.verify_plan(name)
     return _plan_body(await caller.services.plans.get(name))
 
 
 @router.put("/plans/{name}", response_model_exclude_none=True)
 async def put_plan(name: str, body: models.PlanRequest, caller: WritesPlans) -> models.PlanBody:
     """Put a plan in force, for tokens already issued, too."""
+    caller.key.verify_plan(name)
     plan = Plan.parse(name, body.model_dump(exclude_none=True))
     await caller.services.plans.apply([plan], caller.actor)
     return _plan_body(plan)
@@ -39,37 +41,20 @@ async def put_plan(name: str, body: models.PlanRequest, caller: WritesPlans) -> 
 @router.delete("/plans/{name}", status_code=204)
 async def delete_plan(name: str, caller: WritesPlans) -> None:
     """Drop a plan that no account is on."""
+    caller.key.verify_plan(name)
     await caller.services.plans.delete(name, caller.actor)
 
 
-@router.get("/api-keys")
-async def list_api_keys(caller: Administers) -> models.ApiKeyList:
-    """Every API key, revoked ones included."""
-    return models.ApiKeyList(api_keys=[models.ApiKeyBody.of(key) for key in await caller.services.api_keys.list_keys()])
-
-
-@router.post("/api-keys", status_code=201)
-async def create_api_key(body: models.ApiKeyRequest, caller: Administers) -> models.CreatedApiKey:
-    """Make an API key; its secret is in this answer and nowhere else."""
-    plans = None if body.plans is None else frozenset(body.plans)
-    key, secret = await caller.services.api_keys.create(body.name, parse_api_scopes(body.scopes), plans, caller.actor)
-    return models.CreatedApiKey(api_key=models.ApiKeyBody.of(key), secret=secret.reveal())
-
-
-@router.delete("/api-keys/{name}", status_code=204)
-async def revoke_api_key(name: str, caller: Administers) -> None:
-    """Let an API key be refused from now on."""
-    await caller.services.api_keys.revoke(name, caller.actor)
-
-
 def _read_filter(
+    caller: ReadsAudit,
     target: str | None = None,
     actor: str | None = None,
     action: str | None = None,
     since: models.Instant | None = None,
     until: models.Instant | None = None,
 ) -> AuditFilter:
-    return AuditFilter(target, actor, action, since, until)
+    only_by = caller.actor.name if caller.reach.is_limited else None
+    return AuditFilter(target, actor, action, since, until, only_by)
 
 
 Wanted = Annotated[AuditFilter, Depends(_read_filter)]
@@ -82,7 +67,7 @@ async def list_audit(
     cursor: str | None = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> models.AuditPage:
-    """Every change, newest first."""
+    """Every change, newest first; to a key that is limited to some accounts, those that it made itself."""
     found = await caller.services.audit.list_rows(wanted, read_cursor(cursor), limit + 1)
     page = found[:limit]
     return models.AuditPage(
@@ -91,9 +76,11 @@ async def list_audit(
     )
 
 
-@router.get("/audit/export", response_class=StreamingResponse)
+@router.get(
+    "/audit/export", response_class=StreamingResponse, responses={200: {"content": {"application/x-ndjson": {}}}}
+)
 async def export_audit(caller: ReadsAudit, wanted: Wanted) -> StreamingResponse:
-    """Every change, newest first, as JSON lines (application/x-ndjson)."""
+    """The same without pages, as JSON lines (application/x-ndjson)."""
 
     async def lines() -> AsyncIterator[bytes]:
         async for page in caller.services.audit.export(wanted):

@@ -10,9 +10,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from entrepot import __version__
+from entrepot.accounts.key_rates import Allowance
 from entrepot.errors import EntrepotError, RequestInvalid, TooLarge
-from entrepot.web.api import accounts, administration, events, usage, webhooks
+from entrepot.web.api import accounts, administration, events, keys, secret_scanning, usage, webhooks
 from entrepot.web.api.errors import answer_error, answer_http_error, answer_invalid_body, problem
+from entrepot.web.api.openapi import Api
 from entrepot.web.api.services import Services
 from entrepot.web.asgi import Message, Receive, Scope, Send
 
@@ -25,7 +27,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 def create_api(services: Services) -> FastAPI:
     """The application for paths that begin with `/api/`."""
-    api = FastAPI(
+    api = Api(
         title="Entrepot platform API",
         version=__version__,
         description="Issues pull credentials to sign-ups, takes them back, and tells who pulled. "
@@ -40,6 +42,8 @@ def create_api(services: Services) -> FastAPI:
     api.include_router(events.router, prefix=_PREFIX)
     api.include_router(webhooks.router, prefix=_PREFIX)
     api.include_router(administration.router, prefix=_PREFIX)
+    api.include_router(keys.router, prefix=_PREFIX)
+    api.include_router(secret_scanning.router, prefix=_PREFIX)
     api.add_exception_handler(EntrepotError, answer_error)
     api.add_exception_handler(RequestValidationError, answer_invalid_body)
     api.add_exception_handler(HTTPException, answer_http_error)
@@ -60,6 +64,11 @@ def create_api(services: Services) -> FastAPI:
         route = request.scope.get("route")
         if route is not None:
             request.scope["entrepot.route"] = _PREFIX + route.path.removeprefix(_PREFIX)
+        allowance: Allowance | None = getattr(request.state, "allowance", None)
+        if allowance is not None:
+            response.headers["RateLimit-Limit"] = str(allowance.limit)
+            response.headers["RateLimit-Remaining"] = str(allowance.remaining)
+            response.headers["RateLimit-Reset"] = str(allowance.reset_seconds)
         response.headers["X-Request-Id"] = request.state.request_id
         response.headers["Cache-Control"] = "no-store"
         return response
@@ -94,13 +103,15 @@ class _BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
         received = 0
+        is_report = scope.get("path") == _PREFIX + secret_scanning.PATH
+        limit = secret_scanning.MAX_REPORT_BYTES if is_report else MAX_BODY_BYTES
 
         async def receive_limited() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > MAX_BODY_BYTES:
-                raise TooLarge(f"the body has more than {MAX_BODY_BYTES} bytes, which is the limit")
+            if received > limit:
+                raise TooLarge(f"the body has more than {limit} bytes, which is the limit")
             if message["type"] == "http.disconnect" and scope["type"] == "http" and not scope.get("entrepot.status"):
                 raise RequestInvalid("the client went away before its body was complete")
             return message

@@ -19,6 +19,7 @@ ANSWERS: dict[type[EntrepotError], tuple[int, str]] = {
     errors.Invalid: (400, "Invalid request"),
     errors.PlanInvalid: (422, "Invalid plan"),
     errors.IdentityInvalid: (422, "Invalid account"),
+    errors.IdempotencyKeyReused: (422, "Idempotency key reused"),
     errors.WebhookInvalid: (422, "Invalid webhook"),
     errors.Unsupported: (405, "Not supported"),
     errors.TooLarge: (413, "Too large"),
@@ -95,4 +96,20 @@ def answer_http_error(request: Request, error: Exception) -> JSONResponse:
         raise error
     if isinstance(error.__cause__, EntrepotError):  # the framework's wrapping of what the body's limit raised
         return answer_error(request, error.__cause__)
-    return problem(request, error.status_code, "Not possible", f"{error.detail}; see /api/docs")
+    answer = problem(request, error.status_code, "Not possible", f"{error.detail}; see /api/docs")
+    if error.status_code == 405:  # noqa: PLR2004 - RFC 9110, 15.5.6
+        answer.headers["Allow"] = ", ".join(_allowed_methods(request)) or (error.headers or {}).get("Allow", "")
+    return answer
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """What may be done with a path, by the document: the framework tells of the first route alone."""
+    parts = request.url.path.split("/")
+    allowed: set[str] = set()
+    for path, operations in request.app.openapi()["paths"].items():
+        pattern = path.split("/")
+        if len(pattern) == len(parts) and all(
+            one == other or one.startswith("{") for one, other in zip(pattern, parts, strict=True)
+        ):
+            allowed |= {method.upper() for method in operations}
+    return sorted(allowed)

@@ -27,7 +27,7 @@ async def _read_filter(
 Wanted = Annotated[EventFilter, Depends(_read_filter)]
 
 
-@router.get("/events")
+@router.get("/events", responses={404: {}})
 async def list_events(
     caller: ReadsAccounts,
     wanted: Wanted,

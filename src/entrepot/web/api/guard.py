@@ -1,7 +1,8 @@
 """Who calls the platform API, and what their key lets them do."""
 
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -9,38 +10,63 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from entrepot.access.api_scopes import ApiScope
 from entrepot.access.secrets import Secret
 from entrepot.access.visitors import site_of
+from entrepot.accounts.answers import KeptAnswer, Once, fingerprint
 from entrepot.accounts.api_keys import ApiKey
 from entrepot.accounts.audit import Actor
-from entrepot.accounts.reach import AccountReach
 from entrepot.accounts.service import Account
-from entrepot.errors import AccountUnknown, ApiKeyInvalid
+from entrepot.errors import AccountUnknown, ApiKeyInvalid, RateExceeded, Unauthenticated
+from entrepot.web.api.models import RequestBody
 from entrepot.web.api.services import Services
-from entrepot.web.asgi import client_address
+from entrepot.web.asgi import Address, client_address
+
+T = TypeVar("T")
 
 _bearer = HTTPBearer(auto_error=False, description="An API key.")
 
 
 class Caller:
-    """A key that has the scope which the route asks for, and everything that the route works with."""
+    """A key that has the scope which the route asks for, and everything that the route works with.
 
-    def __init__(self, request: Request, key: ApiKey) -> None:
+    `reach` are the accounts that it may know of: every route that shows or changes any asks for it.
+    """
+
+    def __init__(self, request: Request, key: ApiKey, address: Address | None) -> None:
         self.services: Services = request.app.state.services
         self.key = key
-        # Every list and every single account that a route shows or changes goes through it.
-        self.reach = AccountReach(plans=key.plans)
-        address = client_address(request.scope, self.services.trusted_proxies)
-        self.actor = Actor(f"api-key:{key.name}", request.state.request_id, None if address is None else str(address))
+        self.reach = key.reach
+        self.actor = Actor(
+            f"api-key:{key.name}" if key.workload is None else key.owner,
+            request.state.request_id,
+            None if address is None else str(address),
+            key=None if key.workload is None else key.name,
+        )
+        self._request = request
 
     async def get_account(self, name: str) -> Account:
-        """An account that the key may touch; any other is unknown to it. Raises AccountUnknown."""
+        """An account within the key's reach; any other is unknown to it. Raises AccountUnknown."""
         account = await self.services.accounts.get(name)
         if not self.reach.covers(account):
             raise AccountUnknown(f"there is no account {name[:80]!r}")
         return account
 
+    def once(self, key: str | None, body: RequestBody, answer: Callable[[T], KeptAnswer]) -> Once[T] | None:
+        """This request, to be carried out once; None when it came without an Idempotency-Key."""
+        if key is None:
+            return None
+        request = self._request
+        return Once(
+            owner=self.key.owner,
+            key=key,
+            fingerprint=fingerprint(request.method, request.url.path, body.model_dump(mode="json")),
+            answer=answer,
+        )
+
 
 def caller_with(scope: ApiScope) -> Callable[..., Coroutine[Any, Any, Caller]]:
-    """A dependency: the caller, whose key has `scope`. Raises ApiKeyInvalid, TooManyFailures or ApiKeyDenied."""
+    """A dependency: the caller, whose key has `scope`.
+
+    Raises ApiKeyInvalid, TooManyFailures, RateExceeded or ApiKeyDenied.
+    """
 
     async def find_caller(
         request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
@@ -48,15 +74,37 @@ def caller_with(scope: ApiScope) -> Callable[..., Coroutine[Any, Any, Caller]]:
         if credentials is None:
             raise ApiKeyInvalid("an API key is needed; send: Authorization: Bearer entk_...")
         services: Services = request.app.state.services
-        try:
-            key = await services.api_keys.authenticate(Secret(credentials.credentials))
-        except ApiKeyInvalid:
-            services.throttle.count_failure(site_of(client_address(request.scope, services.trusted_proxies)))
-            raise
+        address = address_of(request)
+        with failures_counted(request):
+            key = await services.api_keys.authenticate(Secret(credentials.credentials), address)
+        allowance = request.state.allowance = services.key_rates.take(key)
+        if allowance is not None and not allowance.is_granted:
+            raise RateExceeded(
+                f"API key '{key.name}' may make {allowance.limit} requests a minute; "
+                f"go on in {allowance.reset_seconds} seconds",
+                retry_seconds=allowance.reset_seconds,
+            )
         key.verify_scope(scope)
-        return Caller(request, key)
+        return Caller(request, key, address)
 
     return find_caller
+
+
+@contextmanager
+def failures_counted(request: Request) -> Iterator[None]:
+    """Notes that what a request came with was wrong. Raises TooManyFailures when too much of it was."""
+    services: Services = request.app.state.services
+    try:
+        yield
+    except Unauthenticated:
+        services.throttle.count_failure(site_of(address_of(request)))
+        raise
+
+
+def address_of(request: Request) -> Address | None:
+    """Whence a request came."""
+    services: Services = request.app.state.services
+    return client_address(request.scope, services.trusted_proxies)
 
 
 WritesAccounts = Annotated[Caller, Depends(caller_with(ApiScope.ACCOUNTS_WRITE))]

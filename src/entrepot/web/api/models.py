@@ -1,18 +1,27 @@
 """Bodies of the platform API; together with the routes they make the OpenAPI document."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    model_validator,
+)
 
-from entrepot.accounts.api_keys import ApiKey
 from entrepot.accounts.audit import AuditRow
 from entrepot.accounts.events import EventType
 from entrepot.accounts.service import DEFAULT_GRACE, Account, CredentialState, IssuedCredential
 from entrepot.accounts.webhooks import DEFAULT_GRACE as WEBHOOK_GRACE
 
 
-class _Body(BaseModel):
+class RequestBody(BaseModel):
     """A request body: unknown fields are refused and named, and so is text that no database keeps."""
 
     model_config = ConfigDict(extra="forbid")
@@ -45,14 +54,24 @@ def _to_utc(value: datetime) -> datetime:
         raise ValueError("lies too far away") from error
 
 
-Instant = Annotated[AwareDatetime, AfterValidator(_to_utc)]
+def _is_written_out(value: object) -> object:
+    """Of a mere number nobody knows whether it counts seconds, and from when."""
+    if not isinstance(value, datetime | str) or (isinstance(value, str) and not _DATE.match(value)):
+        raise ValueError("write it as in RFC 3339, such as 2026-11-01T00:00:00Z")
+    return value
+
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]", re.ASCII)
+
+Instant = Annotated[AwareDatetime, BeforeValidator(_is_written_out), AfterValidator(_to_utc)]
 
 
 # Beyond what any use of them allows, so that the refusal says what would be right.
-Seconds = Annotated[int, Field(ge=-(10**9), le=10**9)]
+Whole = Annotated[int, Field(ge=-(10**9), le=10**9, strict=True)]
+Seconds = Whole
 
 
-class AccountRequest(_Body):
+class AccountRequest(RequestBody):
     """Who signed up, and for what."""
 
     external_id: str = Field(description="The platform's own id of the customer.", examples=["user-4711"])
@@ -71,7 +90,7 @@ class AccountRequest(_Body):
     )
 
 
-class AccountChange(_Body):
+class AccountChange(RequestBody):
     """What to change of an account; what is left out stays."""
 
     status: Literal["active", "suspended"] | None = None
@@ -80,7 +99,7 @@ class AccountChange(_Body):
     expires_at: Instant | None = Field(None, description="When the account ends by itself; null: never.")
 
 
-class CredentialRequest(_Body):
+class CredentialRequest(RequestBody):
     """How long the new credential lives, and those that the account has stay alive beside it."""
 
     grace_seconds: Seconds = Field(
@@ -89,7 +108,7 @@ class CredentialRequest(_Body):
     lifetime_seconds: Seconds | None = Field(None, description="At most what the plan allows.")
 
 
-class PlanRequest(_Body):
+class PlanRequest(RequestBody):
     """A plan as in plans.yaml."""
 
     grants: list[dict[str, Any]]
@@ -97,25 +116,17 @@ class PlanRequest(_Body):
     credential_lifetime: str | None = None
 
 
-class ApiKeyRequest(_Body):
-    """A new API key."""
-
-    name: str = Field(examples=["platform"])
-    scopes: list[str] = Field(examples=[["accounts:write"]])
-    plans: list[str] | None = Field(None, description="Limits the key to accounts on these plans.")
-
-
-class WebhookRequest(_Body):
+class WebhookRequest(RequestBody):
     """Where events are to be delivered to."""
 
     url: str = Field(examples=["https://platform.example.com/entrepot"])
     types: list[EventType] | None = Field(
         None, min_length=1, description="The events that are wanted; null: all.", examples=[["pull.first"]]
     )
-    enabled: bool = True
+    enabled: StrictBool = True
 
 
-class WebhookSecretRequest(_Body):
+class WebhookSecretRequest(RequestBody):
     """How long deliveries are signed with the old secret, too."""
 
     grace_seconds: Seconds = Field(
@@ -123,7 +134,7 @@ class WebhookSecretRequest(_Body):
     )
 
 
-class ReplayRequest(_Body):
+class ReplayRequest(RequestBody):
     """What to deliver once more: one event, or all from an instant on."""
 
     event_id: str | None = Field(None, examples=["evt_5f1d0c4b3a2e4d6f8a9b0c1d2e3f4a5b"])
@@ -159,7 +170,7 @@ class CredentialBody(BaseModel):
 
     id: str
     username: str
-    secret: str
+    secret: str | None = Field(default=None, description="Not there in the answer to a request that was sent again.")
     created_at: datetime
     expires_at: datetime | None
 
@@ -201,10 +212,10 @@ class CreatedAccount(BaseModel):
 
 
 class CreatedCredential(BaseModel):
-    """A new credential, and what its holder needs to use it."""
+    """A new credential, and what its holder needs to use it; no `login` for a request that was sent again."""
 
     credential: CredentialBody
-    login: dict[str, str]
+    login: dict[str, str] | None = None
 
 
 class Accounts(BaseModel):
@@ -233,40 +244,6 @@ class PlanList(BaseModel):
     """Every plan."""
 
     plans: list[PlanBody]
-
-
-class ApiKeyBody(BaseModel):
-    """An API key without its secret."""
-
-    name: str
-    scopes: list[str]
-    plans: list[str] | None
-    created_at: datetime
-    revoked_at: datetime | None
-
-    @classmethod
-    def of(cls, key: ApiKey) -> "ApiKeyBody":
-        """The body for an API key."""
-        return cls(
-            name=key.name,
-            scopes=sorted(key.scopes),
-            plans=None if key.plans is None else sorted(key.plans),
-            created_at=key.created_at,
-            revoked_at=key.revoked_at,
-        )
-
-
-class CreatedApiKey(BaseModel):
-    """A new API key; its secret is shown this once."""
-
-    api_key: ApiKeyBody
-    secret: str
-
-
-class ApiKeyList(BaseModel):
-    """Every API key."""
-
-    api_keys: list[ApiKeyBody]
 
 
 class AuditRowBody(BaseModel):

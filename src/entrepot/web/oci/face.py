@@ -93,6 +93,7 @@ class OciFace:
             ("tags", "HEAD"): (Action.PULL, pull.tags),
             ("uploads", "POST"): (Action.PUSH, push.begin_upload),
             ("upload", "GET"): (Action.PUSH, push.upload_status),
+            ("upload", "HEAD"): (Action.PUSH, push.upload_status),
             ("upload", "PATCH"): (Action.PUSH, push.append_chunk),
             ("upload", "PUT"): (Action.PUSH, push.finish_upload),
             ("upload", "DELETE"): (Action.PUSH, push.cancel_upload),

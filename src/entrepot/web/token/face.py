@@ -1,9 +1,12 @@
-"""The ASGI application of `/token`: a credential in, a token of five minutes out.
+"""The ASGI application of `/token`: a credential in, a token of five minutes out; and the keys that tokens verify by.
 
 Source: docker token spec ("Token Authentication Specification") for GET with Basic; its OAuth2 variant ("Docker
 Registry v2 authentication using OAuth2") for POST. Clients differ: docker sends no scope when it logs in, crane repeats
 `scope`, containerd and helm send several separated by spaces. A scope that the plan does not grant is left out of the
 token, as the spec asks; what it would have been for is then refused by the registry, with the reason.
+
+A client that asks for offline access, as docker does when it logs in, gets a refresh token beside it, and stores that
+in place of the secret.
 """
 
 from datetime import UTC, datetime
@@ -14,7 +17,7 @@ import structlog
 from entrepot.access.decisions import grant_scopes
 from entrepot.access.scopes import parse_scopes
 from entrepot.access.secrets import Secret
-from entrepot.accounts.authentication import Authenticator
+from entrepot.accounts.authentication import Authenticator, Principal
 from entrepot.accounts.tokens import LIFETIME, Tokens
 from entrepot.accounts.usage import UsageCounter
 from entrepot.errors import EntrepotError, RequestInvalid, TooManyRequests, Unauthenticated, Unsupported
@@ -28,6 +31,9 @@ from entrepot.web.visitors import Visitors
 
 _MAX_FORM_BYTES = 16 * 1024
 _NO_STORE = (b"cache-control", b"no-store")
+JWKS_PATH = "/.well-known/jwks.json"
+# A key is in the set for a month before it signs anything, so an hour's age does no harm.
+_JWKS_AGE = (b"cache-control", b"public, max-age=3600")
 
 log = structlog.get_logger(__name__)
 
@@ -64,26 +70,55 @@ class TokenFace:
             await self._refuse(request, send, error)
 
     async def _answer(self, request: Request, send: Send) -> None:
+        if request.path == JWKS_PATH:
+            await self._answer_keys(request, send)
+            return
         if request.path != "/token" or request.method not in {"GET", "POST"}:
             raise Unsupported("tokens are issued on GET and POST of /token")
-        if request.method == "GET":
-            fields = request.query()
-            username, secret = _read_authorization(request)
-        else:
-            fields = await _read_form(request)
-            username, secret = _read_password_grant(dict(fields))
+        is_oauth = request.method == "POST"
+        fields = await _read_form(request) if is_oauth else request.query()
         self._verify_service([value for key, value in fields if key == "service"])
         wanted = parse_scopes(value for key, value in fields if key == "scope")
-        principal = await self._authenticator.log_in(username, secret, self._visitors.site_of(request.scope))
-        token = self._tokens.issue(principal.account, principal.credential_id, grant_scopes(principal.plan, wanted))
+        given = dict(fields)
+        site = self._visitors.site_of(request.scope)
+        if is_oauth:
+            principal = await self._authenticate_grant(given, site)
+        else:
+            principal = await self._authenticator.log_in(*_read_authorization(request), site)
+        granted = grant_scopes(principal.plan, wanted)
+        token = self._tokens.issue(principal.account, principal.credential_id, granted)
         document = {
             "token": token,
             "access_token": token,
             "expires_in": int(LIFETIME.total_seconds()),
             "issued_at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         }
+        if is_oauth:
+            document["scope"] = " ".join(map(str, granted))
+        if _wants_refresh_token(given):
+            document["refresh_token"] = self._authenticator.refresh_token(principal).reveal()
         self._usage.count_login(principal)
         await send_json(send, 200, document, [_NO_STORE])
+
+    async def _answer_keys(self, request: Request, send: Send) -> None:
+        request.scope["entrepot.route"] = "jwks"
+        if request.method not in {"GET", "HEAD"}:
+            raise Unsupported(f"the keys of tokens are read with GET of {JWKS_PATH}")
+        await send_json(send, 200, self._tokens.describe_keys(), [_JWKS_AGE], is_head=request.method == "HEAD")
+
+    async def _authenticate_grant(self, given: dict[str, str], site: str) -> Principal:
+        """Who asks by OAuth2. Source: RFC 6749, sections 4.3 and 6."""
+        match given.get("grant_type", ""):
+            case "password":
+                if "username" not in given or "password" not in given:
+                    raise Unauthenticated("authentication required: send the username and secret of your credential")
+                return await self._authenticator.log_in(given["username"], Secret(given["password"]), site)
+            case "refresh_token":
+                if "refresh_token" not in given:
+                    raise Unauthenticated("authentication required: send the refresh_token, or log in again")
+                return await self._authenticator.log_in_again(Secret(given["refresh_token"]), site)
+            case grant:
+                raise RequestInvalid(f"grant_type {grant[:40]!r} is not supported; use password, or GET with Basic")
 
     async def _refuse(self, request: Request, send: Send, error: EntrepotError) -> None:
         status, code = find_answer(ANSWERS, error)
@@ -120,13 +155,13 @@ def _read_authorization(request: Request) -> tuple[str, Secret]:
     return read_basic(value)
 
 
-def _read_password_grant(fields: dict[str, str]) -> tuple[str, Secret]:
-    grant = fields.get("grant_type", "")
-    if grant != "password":
-        raise RequestInvalid(f"grant_type {grant[:40]!r} is not supported; use password, or GET with Basic")
-    if "username" not in fields or "password" not in fields:
-        raise Unauthenticated("authentication required: send the username and secret of your credential")
-    return fields["username"], Secret(fields["password"])
+def _wants_refresh_token(given: dict[str, str]) -> bool:
+    """Whether to answer a refresh token: GET asks by `offline_token`, OAuth2 by `access_type`, or has one already."""
+    return (
+        given.get("offline_token", "").lower() == "true"
+        or given.get("access_type") == "offline"
+        or given.get("grant_type") == "refresh_token"
+    )
 
 
 async def _read_form(request: Request) -> list[tuple[str, str]]:

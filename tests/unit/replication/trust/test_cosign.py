@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from entrepot.errors import SignatureInvalid
+from entrepot.errors import SignatureBroken
 from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Manifest
 from entrepot.replication.trust.cosign import (
@@ -81,7 +81,7 @@ def test_a_signature_by_a_trusted_key_holds(key: PrivateKey, algorithm: hashes.H
     ],
 )
 def test_a_signature_that_does_not_hold_is_refused(payload: bytes, signature: object, problem: str) -> None:
-    with pytest.raises(SignatureInvalid, match=problem):
+    with pytest.raises(SignatureBroken, match=problem):
         verify_simple_signing(payload, signature, MANIFEST.digest, KEYS)
 
 
@@ -112,7 +112,7 @@ OTHER_DIGEST = json.dumps({"docker-manifest-digest": str(MANIFEST.digest)})[1:-1
     ],
 )
 def test_what_the_right_key_signed_must_speak_of_the_manifest(payload: bytes, problem: str) -> None:
-    with pytest.raises(SignatureInvalid, match=problem):
+    with pytest.raises(SignatureBroken, match=problem):
         verify_simple_signing(payload, text_of(sign(KEY, payload)), MANIFEST.digest, KEYS)
 
 
@@ -159,7 +159,7 @@ def statement(**changes: Any) -> bytes:
     ],
 )
 def test_a_bundle_that_does_not_hold_is_refused(bundle: bytes, problem: str) -> None:
-    with pytest.raises(SignatureInvalid, match=problem):
+    with pytest.raises(SignatureBroken, match=problem):
         verify_bundle(bundle, MANIFEST, KEYS)
 
 
@@ -168,7 +168,7 @@ def test_a_bundle_may_sign_the_manifest_itself() -> None:
         return json.dumps({"mediaType": BUNDLE, "messageSignature": {"signature": text_of(signature)}}).encode()
 
     assert verify_bundle(bundle(sign(KEY, MANIFEST.content)), MANIFEST, KEYS).by.startswith("cosign key sha256:")
-    with pytest.raises(SignatureInvalid, match="another key"):
+    with pytest.raises(SignatureBroken, match="another key"):
         verify_bundle(bundle(sign(KEY, OTHER.content)), MANIFEST, KEYS)
 
 
@@ -181,7 +181,7 @@ def test_whatever_is_changed_in_a_bundle_it_is_refused_or_holds() -> None:
         changed = content[:at] + bytes([content[at] ^ (1 << changes.randrange(8))]) + content[at + 1 :]
         try:
             verify_bundle(changed, MANIFEST, KEYS)
-        except SignatureInvalid:
+        except SignatureBroken:
             refused += 1
     assert refused > 400
 
@@ -206,5 +206,5 @@ def pem(key: Any) -> bytes:
     ],
 )
 def test_a_key_that_nothing_can_be_judged_by_is_refused(content: bytes) -> None:
-    with pytest.raises(SignatureInvalid):
+    with pytest.raises(SignatureBroken):
         parse_public_key(content)

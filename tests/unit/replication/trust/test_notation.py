@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from entrepot.errors import SignatureInvalid
+from entrepot.errors import SignatureBroken
 from entrepot.oci.manifest import Manifest
 from entrepot.replication.trust.certificates import parse_certificates
 from entrepot.replication.trust.notation import COSE, JWS, Roots, verify_envelope
@@ -127,7 +127,7 @@ def test_a_certificate_that_may_not_sign_is_refused(
     if problem is None:
         assert verify(content, kind)
         return
-    with pytest.raises(SignatureInvalid, match=problem):
+    with pytest.raises(SignatureBroken, match=problem):
         verify(content, kind)
 
 
@@ -139,7 +139,7 @@ def test_a_chain_that_was_changed_is_refused(kind: str, make: Make) -> None:
         ([LEAF.chain[0]] * 9, "comes with 9 certificates"),
         ([b"\x30\x03nonsense"], "cannot be read"),
     ):
-        with pytest.raises(SignatureInvalid, match=problem):
+        with pytest.raises(SignatureBroken, match=problem):
             verify(make(LEAF, payload_of(MANIFEST), chain=chain), kind)
 
 
@@ -167,7 +167,7 @@ def test_a_chain_that_was_changed_is_refused(kind: str, make: Make) -> None:
 def test_headers_that_are_not_as_they_must_be_are_refused(
     kind: str, make: Make, headers: dict[str, Any], problem: str
 ) -> None:
-    with pytest.raises(SignatureInvalid, match=problem):
+    with pytest.raises(SignatureBroken, match=problem):
         verify(make(LEAF, payload_of(MANIFEST), **headers), kind)
 
 
@@ -179,7 +179,7 @@ def test_a_signature_that_expired_is_refused(kind: str, make: Make) -> None:
     headers = {"crit": [SCHEME, EXPIRY]}
     assert verify(make(LEAF, payload_of(MANIFEST), **headers, **{EXPIRY: moment(1)}), kind)
     for critical in (headers, {}):
-        with pytest.raises(SignatureInvalid, match="expired on 2026-05-31"):
+        with pytest.raises(SignatureBroken, match="expired on 2026-05-31"):
             verify(make(LEAF, payload_of(MANIFEST), **critical, **{EXPIRY: moment(-1)}), kind)
 
 
@@ -196,7 +196,7 @@ def test_a_signature_that_expired_is_refused(kind: str, make: Make) -> None:
     ],
 )
 def test_the_payload_must_speak_of_the_manifest(kind: str, make: Make, payload: bytes, problem: str) -> None:
-    with pytest.raises(SignatureInvalid, match=problem):
+    with pytest.raises(SignatureBroken, match=problem):
         verify(make(LEAF, payload), kind)
 
 
@@ -214,11 +214,11 @@ def test_an_envelope_that_was_changed_is_refused() -> None:
         ({"protected": "e30"}, "has no alg"),
         ({"protected": 7}, "has no protected"),
     ):
-        with pytest.raises(SignatureInvalid, match=problem):
+        with pytest.raises(SignatureBroken, match=problem):
             verify(json.dumps(good | changes).encode(), JWS)
     assert "alg" in headers
     twice = json.dumps(good)[:-1] + ', "payload": "' + good["payload"] + '"}'
-    with pytest.raises(SignatureInvalid, match="occurs twice"):
+    with pytest.raises(SignatureBroken, match="occurs twice"):
         verify(twice.encode(), JWS)
 
 
@@ -240,7 +240,7 @@ def test_an_envelope_that_was_changed_is_refused() -> None:
     ],
 )
 def test_what_is_no_cose_is_refused(content: bytes) -> None:
-    with pytest.raises(SignatureInvalid):
+    with pytest.raises(SignatureBroken):
         verify(content, COSE)
 
 
@@ -248,7 +248,7 @@ def test_a_cose_envelope_that_was_changed_is_refused() -> None:
     good, other = (cbor2.loads(cose(LEAF, payload_of(manifest))).value for manifest in (MANIFEST, OTHER))
     for at in (2, 3):
         mixed = [*good[:at], other[at], *good[at + 1 :]]
-        with pytest.raises(SignatureInvalid, match="does not hold"):
+        with pytest.raises(SignatureBroken, match="does not hold"):
             verify(cbor2.dumps(cbor2.CBORTag(18, mixed)), COSE)
 
 
@@ -261,7 +261,7 @@ def test_whatever_is_changed_it_is_refused_or_holds(kind: str, make: Make) -> No
         changed = content[:at] + bytes([content[at] ^ (1 << changes.randrange(8))]) + content[at + 1 :]
         try:
             verify(changed, kind)
-        except SignatureInvalid:
+        except SignatureBroken:
             refused += 1
     # A chain's root may change without harm: the one that is trusted is used in its place.
     assert refused > 400
@@ -271,12 +271,12 @@ def test_keys_that_the_specification_does_not_know_are_refused(kind: str, make: 
     leaf = make_certificate("p256", MIDDLE)
     small = make_certificate("small", MIDDLE, key=rsa.generate_private_key(65537, 2056))
     content = make(leaf, payload_of(MANIFEST), chain=small.chain)
-    with pytest.raises(SignatureInvalid, match="kind or size that must not sign"):
+    with pytest.raises(SignatureBroken, match="kind or size that must not sign"):
         verify(content, kind)
 
 
 def test_certificates_come_from_pem() -> None:
     assert len(parse_certificates((ROOT.pem + MIDDLE.pem).encode())) == 2
     for nonsense in (b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"):
-        with pytest.raises(SignatureInvalid, match="holds no certificate"):
+        with pytest.raises(SignatureBroken, match="holds no certificate"):
             parse_certificates(nonsense)

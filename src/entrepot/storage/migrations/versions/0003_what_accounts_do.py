@@ -4,6 +4,8 @@ Revision: 0003
 Previous: 0002
 """
 
+from datetime import UTC, datetime
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -31,9 +33,11 @@ def upgrade() -> None:
         sa.Column("fingerprint", sa.LargeBinary(length=32), nullable=False),
         sa.Column("status", sa.Integer(), nullable=False),
         sa.Column("body", sa.JSON(), nullable=False),
+        sa.Column("account", text(63), nullable=True),
         sa.Column("at", Instant(), nullable=False),
         sa.PrimaryKeyConstraint("api_key", "key", name=op.f("pk_idempotent_answers")),
     )
+    op.create_index(op.f("ix_idempotent_answers_account"), "idempotent_answers", ["account"], unique=False)
     op.create_index(op.f("ix_idempotent_answers_at"), "idempotent_answers", ["at"], unique=False)
     op.create_table(
         "webhooks",
@@ -73,7 +77,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("account_id", "step", name=op.f("pk_account_steps")),
     )
     op.create_index(
-        op.f("ix_account_steps_week"), "account_steps", ["week", "plan", "step", "took", "created_by"], unique=False
+        op.f("ix_account_steps_week_plan_step_took_created_by"),
+        "account_steps",
+        ["week", "plan", "step", "took", "created_by"],
+        unique=False,
     )
     op.create_table(
         "events",
@@ -189,14 +196,26 @@ def upgrade() -> None:
     op.add_column("api_keys", sa.Column("previous_hash", sa.LargeBinary(length=32), nullable=True))
     op.add_column("api_keys", sa.Column("previous_until", Instant(), nullable=True))
     op.create_index(op.f("ix_api_keys_previous_hash"), "api_keys", ["previous_hash"], unique=True)
+    op.add_column("api_keys", sa.Column("workload", text(63), nullable=True))
+    op.add_column("api_keys", sa.Column("token_hash", sa.LargeBinary(length=32), nullable=True))
+    op.create_index(op.f("ix_api_keys_workload_expires_at"), "api_keys", ["workload", "expires_at"], unique=False)
     op.add_column("audit", sa.Column("address", text(45), nullable=True))
     op.create_index(op.f("ix_audit_at"), "audit", ["at"], unique=False)
+    op.add_column("credentials", sa.Column("is_revoked", sa.Boolean(), server_default=sa.false(), nullable=False))
+    _note_revoked()
     op.add_column("credentials", sa.Column("last_used_at", Instant(), nullable=True))
     op.add_column("credentials", sa.Column("warn_at", Instant(), nullable=True))
     op.create_index(op.f("ix_credentials_expires_at"), "credentials", ["expires_at"], unique=False)
     op.create_index(op.f("ix_credentials_warn_at"), "credentials", ["warn_at"], unique=False)
     # Of credentials that are there already: upkeep looks at each once, and sets when to warn.
     op.execute("UPDATE credentials SET warn_at = created_at WHERE expires_at IS NOT NULL")
+
+
+def _note_revoked() -> None:
+    """What was revoked before stays so, whatever the clock says."""
+    credentials = sa.table("credentials", sa.column("is_revoked", sa.Boolean()), sa.column("revoked_at", Instant()))
+    ended = credentials.c.revoked_at <= datetime.now(UTC)
+    op.execute(credentials.update().where(ended).values(is_revoked=True))
 
 
 def downgrade() -> None:
