@@ -207,7 +207,12 @@ def build_parts(settings: Settings) -> Parts:
         upkeep=Upkeep(database, utc_now, _read_retention(settings)),
         leaks=LeakedSecrets(signals, utc_now, keys, service=settings.registry_host),
         replications=Replications(
-            database, registry, utc_now, concurrency=settings.replication.concurrency, open_source=Sources().open
+            database,
+            registry,
+            utc_now,
+            concurrency=settings.replication.concurrency,
+            open_source=Sources().open,
+            host=settings.registry_host,
         ),
         garbage=GarbageCollector(database, blobs, signals, utc_now, grace=grace, untagged=settings.gc.untagged),
     )

@@ -85,6 +85,10 @@ class RuleInvalid(Invalid):
     """A replication source or rule that does not have the right shape."""
 
 
+class SignatureBroken(Invalid):
+    """A signature that does not hold, is by somebody else, or speaks of other content."""
+
+
 class IdentityInvalid(Invalid):
     """An external id or identity that cannot be kept."""
 
@@ -365,6 +369,10 @@ class StorageFull(Unavailable):
     """There is no room left for what was sent."""
 
 
+class SignerUnavailable(Unavailable):
+    """The key service that signs what is published does not answer."""
+
+
 class ScannerUnavailable(Unavailable):
     """The public keys of whoever reports leaked secrets cannot be fetched."""
 
@@ -411,6 +419,10 @@ class SourceLied(SourceError):
 
 class SourceUnsupported(SourceError):
     """The source has content of a kind that cannot be kept here."""
+
+
+class SignatureRefused(SourceError):
+    """The source has no signature for a tag that the rule's trust policy accepts; the tag is not published."""
 
 
 class RunInterrupted(EntrepotError):

@@ -1,5 +1,6 @@
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,11 @@ class Replicating:
             "rules": {RULE: {"source": "hostile", "repositories": ["smm/*"], "tags": {"include": ["*"]}}},
         }
         await self.replications.apply(parse_rule_file(document), TESTER)
+
+    async def apply_rule(self, **fields: Any) -> None:
+        """Apply the rule with other fields."""
+        rule = {"source": "hostile", "repositories": ["smm/*"], "tags": {"include": ["*"]}} | fields
+        await self.replications.apply(parse_rule_file({"rules": {RULE: rule}}), TESTER)
 
     async def run(self) -> Run:
         """Run it."""

@@ -229,7 +229,7 @@ async def test_a_reader_never_sees_a_tag_before_its_content(hostile: HostileRegi
 
 async def test_a_plan_changes_nothing(hostile: HostileRegistry, replicating: Replicating) -> None:
     hostile.put_image(API.value, "v1", IMAGE)
-    items = await replicating.replications.plan(RULE)
+    items = (await replicating.replications.plan(RULE)).items
     assert [(item.tag, item.digest, item.here) for item in items] == [(Tag("v1"), IMAGE.digest, None)]
     assert hostile.count("/blobs/") == 0
     assert await replicating.replications.list_runs(None, 10) == []

@@ -1,11 +1,13 @@
 """A registry that serves what it was given, and misbehaves as it was told."""
 
 import asyncio
+import json
 import ssl
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
 
@@ -28,6 +30,7 @@ class HostileRegistry:
     manifests: dict[tuple[str, str], tuple[str, bytes]] = field(default_factory=dict)
     tags: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     page: int = 1000
+    has_referrers: bool = False
     misbehave: Misbehave | None = None
     seen: list[str] = field(default_factory=list)
     authorizations: list[str | None] = field(default_factory=list)
@@ -77,7 +80,38 @@ class HostileRegistry:
             if name not in self.tags:
                 return _error(404, "NAME_UNKNOWN")
             return self._page(request, sorted(self.tags[name]), "tags")
+        name, _, subject = path.partition("/referrers/")
+        if subject and self.has_referrers:
+            return self._referrers(request, name, subject)
         return self._content(request, path)
+
+    def put_fallback(self, repository: str, subject: str, *digests: str) -> str:
+        """Serve the tag that lists what speaks of a manifest; answers its digest."""
+        entries = [self._describe(repository, digest) for digest in digests]
+        document = {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": entries}
+        tag = subject.replace(":", "-")
+        if tag in self.tags[repository]:
+            self.tags[repository].remove(tag)
+        return self.put_manifest(repository, json.dumps(document).encode(), media_types.OCI_INDEX, tag)
+
+    def _referrers(self, request: web.Request, name: str, subject: str) -> web.Response:
+        digests = [
+            reference
+            for (repository, reference), (_, content) in sorted(self.manifests.items())
+            if repository == name and ":" in reference
+            if (json.loads(content).get("subject") or {}).get("digest") == subject
+        ]
+        rest = [digest for digest in digests if digest > request.query.get("last", "")]
+        headers = {}
+        if len(rest) > self.page:
+            headers["Link"] = f'<{request.path}?last={rest[self.page - 1]}>; rel="next"'
+        entries = [self._describe(name, digest) for digest in rest[: self.page]]
+        document = {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": entries}
+        return web.Response(body=json.dumps(document), content_type=media_types.OCI_INDEX, headers=headers)
+
+    def _describe(self, repository: str, digest: str) -> dict[str, Any]:
+        media_type, content = self.manifests[repository, digest]
+        return {"mediaType": media_type, "digest": digest, "size": len(content)}
 
     def _content(self, request: web.Request, path: str) -> web.Response:
         name, _, reference = path.rpartition("/")

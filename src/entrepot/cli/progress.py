@@ -15,16 +15,20 @@ from rich.progress import (
 )
 from rich.table import Column
 
+from entrepot.errors import SignatureRefused
 from entrepot.oci.digest import Digest
 from entrepot.replication.differences import Change, count_changes
 from entrepot.replication.events import (
     BlobAdvanced,
     BlobEnded,
     BlobStarted,
+    CompanionCopied,
+    CompanionFailed,
     Event,
     ItemFailed,
     ItemFinished,
     Listed,
+    ManifestSigned,
     RepositoryFailed,
     Tell,
 )
@@ -73,14 +77,10 @@ class _Display:
                 self._bars.advance(self._tasks[blob.digest], size)
             case BlobEnded(blob, is_complete):
                 self._end_bar(self._tasks.pop(blob.digest), is_complete=is_complete)
-            case ItemFinished(item):
-                self._print(f"copied {item.origin}:{item.tag} to {item.target}:{item.tag}  {item.digest}")
-            case ItemFailed(item, error):
-                self._print(f"FAILED {item.origin}:{item.tag}: {error}")
-            case RepositoryFailed(repository, error):
-                self._print(f"FAILED {repository}: {error}")
             case _:
-                pass
+                line = _tell(event)
+                if line is not None:
+                    self._print(line)
 
     def _end_bar(self, task: TaskID, *, is_complete: bool) -> None:
         if not is_complete:
@@ -92,3 +92,26 @@ class _Display:
 
     def _print(self, text: str) -> None:
         self._bars.console.print(text, markup=False, soft_wrap=True)
+
+
+def _tell(event: Event) -> str | None:
+    """The line that says how something ended, None for what needs none."""
+    line = None
+    match event:
+        case ItemFinished(item, signed):
+            by = "" if signed is None else f"  (signed: {signed})"
+            line = f"copied {item.origin}:{item.tag} to {item.target}:{item.tag}  {item.digest}{by}"
+        case CompanionCopied(route, companion):
+            line = f"copied {route.origin}, {companion}, of {companion.subject}"
+        case ManifestSigned(route, digest):
+            line = f"signed {route.target}@{digest}"
+        case ItemFailed(item, error):
+            word = "REFUSED" if isinstance(error, SignatureRefused) else "FAILED"
+            line = f"{word} {item.origin}:{item.tag}: {error}"
+        case CompanionFailed(route, what, error):
+            line = f"FAILED {route.origin}, {what}: {error}"
+        case RepositoryFailed(repository, error):
+            line = f"FAILED {repository}: {error}"
+        case _:
+            pass
+    return line

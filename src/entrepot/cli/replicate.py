@@ -10,8 +10,9 @@ from entrepot.cli.parts import open_parts
 from entrepot.errors import EntrepotError
 
 if TYPE_CHECKING:
+    from entrepot.replication.differences import Item
     from entrepot.replication.events import Event
-    from entrepot.replication.runs import Run
+    from entrepot.replication.runs import Plan, Run
 
 app = typer.Typer(help="Replication: copy content from a source registry.", no_args_is_help=True)
 
@@ -87,8 +88,8 @@ def plan(context: typer.Context, name: Name, json: Json = False) -> None:
             failures.append(f"{event.repository}: {event.error}")
 
     with open_parts(context) as parts:
-        items = parts.run(parts.replications.plan(name, hear))
-    due = [item for item in items if item.change is not Change.SAME]
+        found = parts.run(parts.replications.plan(name, hear))
+    due = [item for item in found.items if item.change is not Change.SAME]
     if json:
         rows = [
             {
@@ -97,20 +98,41 @@ def plan(context: typer.Context, name: Name, json: Json = False) -> None:
                 "to": f"{item.target}:{item.tag}",
                 "digest": str(item.digest),
                 "here": item.here and str(item.here),
+                "refused": str(found.refused[item]) if item in found.refused else None,
             }
             for item in due
         ]
-        counts = {change.value: count for change, count in count_changes(items).items()}
-        print_json({"tags": counts, "due": rows, "failures": failures})
+        counts = {change.value: count for change, count in count_changes(found.items).items()}
+        late = [
+            {"repository": str(route.origin), "subject": str(one.subject), "what": str(one), "digest": str(one.digest)}
+            for route, one in found.late
+        ]
+        print_json({"tags": counts, "due": rows, "referrers": late, "failures": failures})
     else:
-        if due:
-            print_table(
-                ("CHANGE", "FROM", "TO", "DIGEST"),
-                ((item.change, f"{item.origin}:{item.tag}", f"{item.target}:{item.tag}", item.digest) for item in due),
-            )
-        print(f"{len(items)} tags at the source match, {len(due)} of them are due")
+        _print_plan(found, due)
     if failures:
         raise RunFailed("; ".join(failures))
+
+
+def _print_plan(plan: "Plan", due: "list[Item]") -> None:
+    rows = [
+        (
+            "refused" if item in plan.refused else item.change,
+            f"{item.origin}:{item.tag}",
+            f"{item.target}:{item.tag}",
+            item.digest,
+        )
+        for item in due
+    ]
+    rows += [("referrer", f"{route.origin}, {one}", str(route.target), one.digest) for route, one in plan.late]
+    if rows:
+        print_table(("CHANGE", "FROM", "TO", "DIGEST"), rows)
+    for item, error in plan.refused.items():
+        print(f"{item.origin}:{item.tag}: {error}")
+    print(
+        f"{len(plan.items)} tags at the source match, {len(due)} of them are due"
+        + (f", {len(plan.refused)} of those refused" if plan.refused else "")
+    )
 
 
 @app.command(epilog="Example: entrepot replicate run smm --wait")
@@ -212,6 +234,10 @@ def _tell_report(run: "Run") -> str:
         f"{report['tags'].get('same', 0)} as here",
         f"{report['blobs_copied']} blobs ({report['bytes'] / 1e6:.1f} MB) copied, {report['blobs_mounted']} mounted",
     ]
+    # Reports of earlier versions do not have these.
+    for name, words in (("referrers_copied", "referrers copied"), ("signed", "signed"), ("refused", "refused")):
+        if report.get(name):
+            parts.append(f"{report[name]} {words}")
     if run.status == "failed":
         parts.append(f"FAILED: {_tell_problem(report)}")
     return ", ".join(parts)

@@ -133,6 +133,12 @@ def read_annotations(content: bytes) -> dict[str, str]:
     return {key: value for key, value in annotations.items() if isinstance(value, str)}
 
 
+def read_layer_annotations(content: bytes) -> list[dict[str, Any]]:
+    """The annotations of every layer, in order, in an image manifest that was accepted."""
+    found = (layer.get("annotations") for layer in json.loads(content).get("layers", []))
+    return [annotations if isinstance(annotations, dict) else {} for annotations in found]
+
+
 def _parse_media_type(value: object, where: str) -> str:
     if (
         not isinstance(value, str)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from entrepot.errors import NameInvalid, TagInvalid
-from entrepot.oci.digest import Digest
+from entrepot.oci.digest import CANONICAL, Digest
 
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _SUBJECT = re.compile(
@@ -70,6 +70,24 @@ def subject_of(tag: Tag) -> Digest | None:
     """
     match = _SUBJECT.fullmatch(tag.value)
     return None if match is None else Digest.parse(f"{match[1]}:{match[2]}")
+
+
+def cosign_tags(subject: Digest) -> tuple[Tag, ...]:
+    """The tags under which cosign keeps signatures, attestations and SBOMs of a manifest.
+
+    Source: cosign, specs/SIGNATURE_SPEC.md, "Tag-based Discovery".
+    """
+    if subject.algorithm != CANONICAL:  # longer than a tag may be
+        return ()
+    return tuple(Tag(f"{subject.algorithm}-{subject.hex}.{kind}") for kind in ("sig", "att", "sbom"))
+
+
+def referrers_tag(subject: Digest) -> Tag:
+    """The tag that lists what speaks of a manifest where a registry has no API for it.
+
+    Source: distribution-spec 1.1, "Referrers Tag Schema".
+    """
+    return Tag(f"{subject.algorithm}-{subject.hex[:64]}")
 
 
 Reference = Tag | Digest

@@ -366,6 +366,17 @@ class Registry:
         """What those of `tags` that are there name."""
         return await self._database.read(lambda connection: records.read_tag_digests(connection, name, tags))
 
+    async def select_held(self, name: RepositoryName, digests: Collection[Digest]) -> set[Digest]:
+        """Those of `digests` that are manifests of a repository."""
+
+        def work(connection: sa.Connection) -> set[Digest]:
+            repository_id = records.find_repository(connection, name)
+            return (
+                set() if repository_id is None else set(records.read_manifest_sizes(connection, repository_id, digests))
+            )
+
+        return await self._database.read(work)
+
     async def delete_manifest(
         self, name: RepositoryName, reference: Reference, *, condition: Condition | None = None
     ) -> None:

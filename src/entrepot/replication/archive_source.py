@@ -39,7 +39,7 @@ from entrepot.replication.layouts import (
     read_pieces,
     read_small,
 )
-from entrepot.replication.source import TagEntry
+from entrepot.replication.source import MAX_REFERRERS, TagEntry
 from entrepot.replication.source_specs import ArchiveSpec
 
 Tags = dict[RepositoryName, dict[Tag, Digest]]
@@ -50,10 +50,13 @@ _MARKER_BYTES = 4096
 class ArchiveSource:
     """An open layout, and the tags that its index names."""
 
-    def __init__(self, name: str, layout: Layout, tags: Tags) -> None:
+    def __init__(self, name: str, layout: Layout, tags: Tags, unnamed: list[Descriptor]) -> None:
         self._name = name
         self._layout = layout
         self._tags = tags
+        self._unnamed = unnamed
+        self._referrers: dict[Digest, list[Descriptor]] | None = None
+        self._lock = asyncio.Lock()
 
     @property
     def name(self) -> str:
@@ -92,6 +95,36 @@ class ArchiveSource:
         except ManifestInvalid as error:
             raise SourceLied(f"{what} is no manifest: {error}") from error
 
+    async def list_referrers(
+        self,
+        repository: RepositoryName,
+        subject: Digest,
+        *,
+        has_fallback: bool = True,  # noqa: ARG002 - layouts need no such tag
+    ) -> list[Descriptor]:
+        """What in the index has no name, and says that it speaks of `subject`. Raises SourceUnsupported."""
+        if repository not in self._tags:
+            return []
+        async with self._lock:
+            if self._referrers is None:
+                self._referrers = await self._read_referrers(repository)
+        found = self._referrers.get(subject, [])
+        if len(found) > MAX_REFERRERS:
+            raise SourceUnsupported(f"source {self._name}: more than {MAX_REFERRERS} manifests speak of {subject}")
+        return list(found)
+
+    async def _read_referrers(self, repository: RepositoryName) -> dict[Digest, list[Descriptor]]:
+        """By subject, what has no name in the index: only the manifests themselves say what they speak of."""
+        found: dict[Digest, list[Descriptor]] = {}
+        for entry in self._unnamed:
+            try:
+                manifest = await self.get_manifest(repository, entry.digest)
+            except SourceMissing:
+                continue
+            if manifest.subject is not None:
+                found.setdefault(manifest.subject.digest, []).append(entry)
+        return found
+
     @asynccontextmanager
     async def open_blob(self, repository: RepositoryName, blob: Descriptor) -> AsyncIterator[AsyncIterator[bytes]]:
         """The pieces of a blob. Raises SourceMissing or SourceLied when they are read."""
@@ -126,13 +159,14 @@ async def open_archive(spec: ArchiveSpec) -> AsyncIterator[ArchiveSource]:
     with _file_errors(what):
         layout = await asyncio.to_thread(open_layout, Path(spec.path))
     try:
-        yield ArchiveSource(spec.name, layout, await asyncio.to_thread(_read_tags, what, layout, spec.repository))
+        tags, unnamed = await asyncio.to_thread(_read_index, what, layout, spec.repository)
+        yield ArchiveSource(spec.name, layout, tags, unnamed)
     finally:
         layout.close()
 
 
-def _read_tags(what: str, layout: Layout, default: RepositoryName | None) -> Tags:
-    """The tags that a layout's index names."""
+def _read_index(what: str, layout: Layout, default: RepositoryName | None) -> tuple[Tags, list[Descriptor]]:
+    """The tags that a layout's index names, and its entries without a name."""
     with _file_errors(f"{what}: it is no OCI layout, which has the files {MARKER} and {INDEX}"):
         marker, index = read_small(layout, MARKER, _MARKER_BYTES), read_small(layout, INDEX, MAX_INDEX_BYTES)
     if _find(marker, "imageLayoutVersion") != "1.0.0":
@@ -140,11 +174,12 @@ def _read_tags(what: str, layout: Layout, default: RepositoryName | None) -> Tag
     if index is None:
         raise SourceLied(f"{what}: {INDEX} has more than the {MAX_INDEX_BYTES} bytes allowed for it")
     tags: Tags = {}
-    for number, (repository, tag, digest) in enumerate(_parse_entries(what, _find(index, "manifests"), default)):
+    entries = _find(index, "manifests")
+    for number, (repository, tag, digest) in enumerate(_parse_entries(what, entries, default)):
         known = tags.setdefault(repository, {}).setdefault(tag, digest)
         if known != digest:
             raise SourceLied(f"{what}: {INDEX} names {repository}:{tag} twice, at last in tag {number + 1}")
-    return tags
+    return tags, list(_parse_unnamed(what, entries))
 
 
 def _parse_entries(
@@ -154,12 +189,8 @@ def _parse_entries(
     if not isinstance(entries, list):
         raise SourceLied(f"{what}: {INDEX} has no list of manifests")
     for number, entry in enumerate(entries):
-        annotations = entry.get("annotations") if isinstance(entry, dict) else None
-        if not isinstance(annotations, dict):
-            annotations = {}
-        text = annotations.get(CONTAINERD_NAME) or annotations.get(REF_NAME)
-        # containerd names what was pulled by digest alone name@digest.
-        if not isinstance(text, str) or "@" in text:
+        text = _name_of(entry)
+        if text is None:
             continue
         place = f"{what}: {INDEX}: manifests[{number}]"
         try:
@@ -173,6 +204,28 @@ def _parse_entries(
             raise SourceUnsupported(
                 f"{place} is called {text[:150]!r}, a tag without a repository; give the source a repository"
             ) from None
+
+
+def _parse_unnamed(what: str, entries: list[object]) -> Iterator[Descriptor]:
+    """Entries without a tag, as far as they are manifests."""
+    for number, entry in enumerate(entries):
+        if _name_of(entry) is None:
+            try:
+                descriptor = Descriptor.parse(entry, f"manifests[{number}]")
+            except ManifestInvalid as error:
+                raise SourceLied(f"{what}: {INDEX}: {error}") from error
+            if descriptor.media_type in media_types.ACCEPTED:
+                yield descriptor
+
+
+def _name_of(entry: object) -> str | None:
+    """What an entry is called, None where it has no tag."""
+    annotations = entry.get("annotations") if isinstance(entry, dict) else None
+    if not isinstance(annotations, dict):
+        return None
+    text = annotations.get(CONTAINERD_NAME) or annotations.get(REF_NAME)
+    # containerd names what was pulled by digest alone name@digest.
+    return text if isinstance(text, str) and "@" not in text else None
 
 
 def _parse_name(text: str, default: RepositoryName | None) -> tuple[RepositoryName, Tag]:

@@ -5,16 +5,16 @@ recorded here is complete. Nothing that a source sends is kept before its digest
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from weakref import WeakValueDictionary
 
 from entrepot.errors import DigestMismatch, ManifestInvalid, SizeInvalid, SourceLied, SourceUnsupported
 from entrepot.oci.digest import Digest
-from entrepot.oci.manifest import Descriptor
+from entrepot.oci.manifest import Descriptor, Manifest
 from entrepot.oci.reference import RepositoryName
 from entrepot.registry.service import Registry
 from entrepot.replication.concurrency import for_each
-from entrepot.replication.differences import Item
+from entrepot.replication.differences import Item, Route
 from entrepot.replication.events import BlobAdvanced, BlobEnded, BlobFound, BlobMounted, BlobStarted, Tell
 from entrepot.replication.source import Source
 
@@ -33,54 +33,66 @@ class GraphCopy:
         self._tell = tell
         self._locks: WeakValueDictionary[tuple[RepositoryName | None, Digest], asyncio.Lock] = WeakValueDictionary()
 
-    async def copy(self, item: Item) -> None:
-        """Copy what a tag names, then the tag. Raises SourceError, or what storing raises."""
-        await self._copy_manifest(item, item.digest, depth=0)
+    async def copy(self, item: Item, *, before_tag: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Copy what a tag names, do what is to be done `before_tag`, then move the tag.
+
+        Raises SourceError, or what storing raises.
+        """
+        await self.copy_manifest(item.route, item.digest)
+        if before_tag is not None:
+            await before_tag()
         await self._registry.put_tag(item.target, item.tag, item.digest)
 
-    async def _copy_manifest(self, item: Item, digest: Digest, depth: int) -> None:
+    async def copy_manifest(
+        self, route: Route, digest: Digest, depth: int = 0, *, known: Manifest | None = None
+    ) -> bool:
+        """Copy a manifest with all that it names; False when it was here. `known` is the manifest, if already read.
+
+        Raises SourceError, or what storing raises.
+        """
         if depth > MAX_DEPTH:
             raise SourceUnsupported(
-                f"source {self._source.name}: {item.origin}:{item.tag} nests indexes more than {MAX_DEPTH} deep"
+                f"source {self._source.name}: {route.origin} nests indexes more than {MAX_DEPTH} deep"
             )
-        async with self._lock(item.target, digest):
-            if await self._registry.hold_manifest(item.target, digest):
-                return
-            manifest = await self._source.get_manifest(item.origin, digest)
+        async with self._lock(route.target, digest):
+            if await self._registry.hold_manifest(route.target, digest):
+                return False
+            manifest = known or await self._source.get_manifest(route.origin, digest)
 
             async def copy_child(child: Descriptor) -> None:
-                await self._copy_manifest(item, child.digest, depth + 1)
+                await self.copy_manifest(route, child.digest, depth + 1)
 
             async def copy_blob(blob: Descriptor) -> None:
                 if not blob.is_foreign:
-                    await self._copy_blob(item, blob)
+                    await self._copy_blob(route, blob)
 
             await for_each(manifest.children, copy_child, at_once=self._concurrency)
             await for_each(manifest.blobs, copy_blob, at_once=self._concurrency)
             try:
-                await self._registry.put_manifest(item.target, manifest)
+                await self._registry.put_manifest(route.target, manifest)
             except ManifestInvalid as error:  # it names a blob that is here, with another size
-                raise SourceLied(f"source {self._source.name}: {item.origin}@{digest}: {error}") from error
+                raise SourceLied(f"source {self._source.name}: {route.origin}@{digest}: {error}") from error
+            return True
 
-    async def _copy_blob(self, item: Item, blob: Descriptor) -> None:
+    async def _copy_blob(self, route: Route, blob: Descriptor) -> None:
         async with self._lock(None, blob.digest):
-            if await self._registry.hold_blob(item.target, blob.digest):
+            if await self._registry.hold_blob(route.target, blob.digest):
                 self._tell(BlobFound(blob))
-            elif await self._registry.mount_blob(item.target, blob.digest, _anybody):
+            elif await self._registry.mount_blob(route.target, blob.digest, _anybody):
                 self._tell(BlobMounted(blob))
             else:
                 async with self._transfers:
-                    await self._transfer(item, blob)
+                    await self._transfer(route, blob)
 
-    async def _transfer(self, item: Item, blob: Descriptor) -> None:
-        self._tell(BlobStarted(item.target, blob))
+    async def _transfer(self, route: Route, blob: Descriptor) -> None:
+        self._tell(BlobStarted(route.target, blob))
         is_complete = False
         try:
-            async with self._source.open_blob(item.origin, blob) as pieces:
-                await self._registry.put_blob(item.target, blob.digest, self._metered(blob, pieces), size=blob.size)
+            async with self._source.open_blob(route.origin, blob) as pieces:
+                await self._registry.put_blob(route.target, blob.digest, self._metered(blob, pieces), size=blob.size)
             is_complete = True
         except (DigestMismatch, SizeInvalid) as error:
-            raise SourceLied(f"source {self._source.name}: blob {blob.digest} of {item.origin}: {error}") from error
+            raise SourceLied(f"source {self._source.name}: blob {blob.digest} of {route.origin}: {error}") from error
         finally:
             self._tell(BlobEnded(blob, is_complete))
 

@@ -17,6 +17,14 @@ class Change(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Route:
+    """A repository at the source, and the one here that its content goes to."""
+
+    origin: RepositoryName
+    target: RepositoryName
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
     """One tag at the source: where it goes, what it names there, and what it names here (None: nothing yet)."""
 
@@ -25,6 +33,11 @@ class Item:
     tag: Tag
     digest: Digest
     here: Digest | None
+
+    @property
+    def route(self) -> Route:
+        """From which repository to which."""
+        return Route(self.origin, self.target)
 
     @property
     def change(self) -> Change:

@@ -71,6 +71,12 @@ class EcrSource:
         """A manifest; named by digest it has that digest. Raises SourceMissing or SourceLied."""
         return await self._registry.get_manifest(repository, reference)
 
+    async def list_referrers(
+        self, repository: RepositoryName, subject: Digest, *, has_fallback: bool = True
+    ) -> list[Descriptor]:
+        """What speaks of a manifest. Raises SourceUnsupported."""
+        return await self._registry.list_referrers(repository, subject, has_fallback=has_fallback)
+
     def open_blob(
         self, repository: RepositoryName, blob: Descriptor
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:

@@ -4,9 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from entrepot.errors import EntrepotError
+from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Descriptor
 from entrepot.oci.reference import RepositoryName
-from entrepot.replication.differences import Item
+from entrepot.replication.companions import Companion
+from entrepot.replication.differences import Item, Route
+from entrepot.replication.trust.cosign import Signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +66,36 @@ class BlobEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class CompanionCopied:
+    """A signature, attestation, SBOM or other referrer is here now."""
+
+    route: Route
+    companion: Companion
+
+
+@dataclass(frozen=True, slots=True)
+class CompanionFailed:
+    """Something that belongs to a tag that was here before could not be copied, or not be signed."""
+
+    route: Route
+    what: str
+    error: EntrepotError
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestSigned:
+    """What a tag names was signed with the rule's key."""
+
+    route: Route
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
 class ItemFinished:
-    """A tag is here now, with all that it names."""
+    """A tag is here now, with all that it names; `signed` by whom, where the rule asks for a signature."""
 
     item: Item
+    signed: Signed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +114,9 @@ Event = (
     | BlobStarted
     | BlobAdvanced
     | BlobEnded
+    | CompanionCopied
+    | CompanionFailed
+    | ManifestSigned
     | ItemFinished
     | ItemFailed
 )

@@ -18,6 +18,7 @@ from entrepot.errors import (
     ManifestInvalid,
     NameInvalid,
     SourceLied,
+    SourceMissing,
     SourceUnreachable,
     SourceUnsupported,
     TagInvalid,
@@ -25,16 +26,17 @@ from entrepot.errors import (
 from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import MAX_MANIFEST_BYTES, Descriptor, Manifest
-from entrepot.oci.reference import Reference, RepositoryName, Tag
+from entrepot.oci.reference import Reference, RepositoryName, Tag, referrers_tag
 from entrepot.replication.backoff import Deadlines
 from entrepot.replication.connections import PIECE_BYTES
 from entrepot.replication.headers import find_next_page
-from entrepot.replication.source import TagEntry
-from entrepot.replication.transport import Transport, visible
+from entrepot.replication.source import MAX_REFERRERS, TagEntry
+from entrepot.replication.transport import NotUnderstood, Transport, visible
 
 T = TypeVar("T")
 
 _ACCEPT = {"Accept": ", ".join(sorted(media_types.ACCEPTED))}
+_ACCEPT_INDEX = {"Accept": media_types.OCI_INDEX}
 _CATALOG_SCOPE = "registry:catalog:*"
 _PAGE = 1000
 # 1,000 names of 255 characters, with room for JSON around them; some registries send everything at once.
@@ -51,6 +53,8 @@ class RegistrySource:
     def __init__(self, transport: Transport, deadlines: Deadlines) -> None:
         self._transport = transport
         self._deadlines = deadlines
+        # Repositories whose registry has no API for referrers.
+        self._without_referrers: set[RepositoryName] = set()
 
     @property
     def name(self) -> str:
@@ -101,6 +105,57 @@ class RegistrySource:
             return Manifest.parse(answer.body, announced, algorithm)
         except ManifestInvalid as error:
             raise SourceLied(f"{what} is no manifest: {error}") from error
+
+    async def list_referrers(
+        self, repository: RepositoryName, subject: Digest, *, has_fallback: bool = True
+    ) -> list[Descriptor]:
+        """What speaks of a manifest: by the API, or where the registry has none, by the tag that stands in for it."""
+        if repository not in self._without_referrers:
+            found = await self._ask_referrers(repository, subject)
+            if found is not None:
+                return found
+            self._without_referrers.add(repository)
+        if not has_fallback:
+            return []
+        try:
+            index = await self.get_manifest(repository, referrers_tag(subject))
+        except SourceMissing:
+            return []
+        self._verify_referrers(subject, len(index.children))
+        return list(index.children)
+
+    async def _ask_referrers(self, repository: RepositoryName, subject: Digest) -> list[Descriptor] | None:
+        """What the API answers, every page of it; None where there is no such API."""
+        url: URL | None = self._url(repository, "referrers", subject)
+        found: list[Descriptor] = []
+        pages = 0
+        while url is not None:
+            try:
+                answer = await self._transport.read(
+                    "GET", url, scope=_pull_scope(repository), limit=MAX_MANIFEST_BYTES, headers=_ACCEPT_INDEX
+                )
+            except (SourceMissing, NotUnderstood):
+                if pages == 0:
+                    return None
+                raise
+            if pages == 0 and media_types.bare(answer.headers.get("Content-Type", "")) != media_types.OCI_INDEX:
+                return None  # the spec asks for this type: it is some other page, with status 200
+            try:
+                found += Manifest.parse(answer.body, media_types.OCI_INDEX).children
+            except ManifestInvalid as error:
+                raise SourceLied(f"source {self.name}: {visible(url)} sent no index of referrers: {error}") from error
+            pages += 1
+            self._verify_referrers(subject, max(len(found), pages))
+            further = find_next_page(answer.headers.getall("Link", []))
+            url = None if further is None else self._next_page(url, further)
+        return found
+
+    def _verify_referrers(self, subject: Digest, count: int) -> None:
+        if count > MAX_REFERRERS:
+            raise SourceUnsupported(
+                f"source {self.name}: more than {MAX_REFERRERS} manifests speak of {subject}; remove what is not "
+                "needed, or copy without them (referrers: none)"
+            )
 
     @asynccontextmanager
     async def open_blob(self, repository: RepositoryName, blob: Descriptor) -> AsyncIterator[AsyncIterator[bytes]]:

@@ -7,33 +7,41 @@ from typing import Any, Self
 from entrepot.access.globs import Glob
 from entrepot.access.tags import FIELDS, TagRules, parse_globs
 from entrepot.errors import NameInvalid, RuleInvalid
-from entrepot.oci.reference import RepositoryName
+from entrepot.oci.reference import RepositoryName, Tag, subject_of
 from entrepot.replication.fields import parse_mapping, parse_name, parse_text, verify_known
 from entrepot.replication.source_specs import SourceSpec, parse_source
+from entrepot.replication.trust.spec import SignSpec, TrustSpec
 
 _MAX_RULES = 1000
 _REPOSITORY = "{repository}"
 # Part of the format, but not acted on by this version: to pass over them would copy other things than was written.
-_NOT_YET_OF_RULES = frozenset({"schedule", "trust", "platforms", "media_types", "deletions", "referrers"})
+_NOT_YET_OF_RULES = frozenset({"schedule", "platforms", "media_types", "deletions"})
 _NOT_YET_OF_TAGS = frozenset({"newest", "regex", "since"})
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What to copy from a source, and under which names."""
+    """What to copy from a source, and under which names.
+
+    With `follow`, signatures and other referrers come along; `trust` says whose signature a tag must have, `sign` by
+    which key it is signed here.
+    """
 
     name: str
     source: str
     repositories: tuple[Glob, ...]
     tags: TagRules
     target: str = _REPOSITORY
+    follow: bool = True
+    trust: TrustSpec | None = None
+    sign: SignSpec | None = None
 
     @classmethod
     def parse(cls, name: str, document: object) -> Self:
         """The rule in a document. Raises RuleInvalid, whose message begins with the place within the document."""
         where = f"rules.{parse_name(name, 'rules')}"
         fields = parse_mapping(document, where, not_yet=_NOT_YET_OF_RULES)
-        verify_known(fields, where, {"source", "repositories", "tags", "target"})
+        verify_known(fields, where, {"source", "repositories", "tags", "target", "referrers", "trust", "sign"})
         source = fields.get("source")
         if not isinstance(source, str):
             raise RuleInvalid(f"{where}.source: must be the name of a source")
@@ -43,6 +51,9 @@ class Rule:
             repositories=_parse_repositories(fields.get("repositories"), f"{where}.repositories"),
             tags=_parse_tags(fields.get("tags"), f"{where}.tags"),
             target=parse_text(fields.get("target"), f"{where}.target") or _REPOSITORY,
+            follow=_parse_referrers(fields.get("referrers"), f"{where}.referrers"),
+            trust=None if fields.get("trust") is None else TrustSpec.parse(fields["trust"], f"{where}.trust"),
+            sign=None if fields.get("sign") is None else SignSpec.parse(fields["sign"], f"{where}.sign"),
         )
         rule._verify_target(f"{where}.target")
         return rule
@@ -50,6 +61,10 @@ class Rule:
     def selects(self, repository: RepositoryName) -> bool:
         """Whether the repository is to be copied."""
         return any(glob.matches(repository.value) for glob in self.repositories)
+
+    def selects_tag(self, tag: Tag) -> bool:
+        """Whether the tag is to be copied for its own sake; what speaks of a digest follows that, or does not."""
+        return subject_of(tag) is None and self.tags.selects(tag.value)
 
     def literal_repositories(self) -> list[RepositoryName] | None:
         """The only repositories there can be, None when a glob leaves it open: then the source must list its own."""
@@ -66,12 +81,19 @@ class Rule:
 
     def to_document(self) -> dict[str, Any]:
         """As in replication.yaml, without the name."""
-        return {
+        document: dict[str, Any] = {
             "source": self.source,
             "repositories": [glob.text for glob in self.repositories],
             "tags": self.tags.to_document(),
             "target": self.target,
         }
+        if not self.follow:
+            document["referrers"] = "none"
+        if self.trust is not None:
+            document["trust"] = self.trust.to_document()
+        if self.sign is not None:
+            document["sign"] = self.sign.to_document()
+        return document
 
     def _verify_target(self, where: str) -> None:
         literals = self.literal_repositories()
@@ -118,6 +140,12 @@ def _parse_tags(value: object, where: str) -> TagRules:
     if not fields:
         raise RuleInvalid(f'{where}: say which tags to copy; all of them are {{include: ["*"]}}')
     return TagRules.parse(fields, where, RuleInvalid)
+
+
+def _parse_referrers(value: object, where: str) -> bool:
+    if value is not None and value != "follow" and value != "none":  # noqa: PLR1714 - it may be a list
+        raise RuleInvalid(f"{where}: must be follow or none")
+    return value != "none"
 
 
 def _parse_repositories(value: object, where: str) -> tuple[Glob, ...]:

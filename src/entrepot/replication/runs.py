@@ -7,9 +7,9 @@ another. Copying is idempotent, so whoever takes over begins with the list and f
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Self
 
@@ -24,23 +24,38 @@ from entrepot.errors import (
     RuleUnknown,
     RunActive,
     RunInterrupted,
+    SignatureRefused,
     SourceError,
     SourceMissing,
     SourceUnreachable,
     Unavailable,
 )
 from entrepot.oci.digest import Digest
-from entrepot.oci.reference import RepositoryName, Tag
+from entrepot.oci.reference import RepositoryName, Tag, subject_of
 from entrepot.registry.service import Registry
 from entrepot.replication import records
+from entrepot.replication.admission import Admission
+from entrepot.replication.companions import Companion, Tags
 from entrepot.replication.concurrency import for_each
-from entrepot.replication.copy import GraphCopy
-from entrepot.replication.differences import Change, Item, plan_items
-from entrepot.replication.events import Event, ItemFailed, ItemFinished, Listed, RepositoryFailed, Tell
+from entrepot.replication.differences import Change, Item, Route, plan_items
+from entrepot.replication.events import (
+    CompanionFailed,
+    Event,
+    ItemFailed,
+    ItemFinished,
+    Listed,
+    RepositoryFailed,
+    Tell,
+)
+from entrepot.replication.publication import Publication
 from entrepot.replication.report import Report
 from entrepot.replication.rules import Rule, RuleFile
+from entrepot.replication.signing import Signing
 from entrepot.replication.source import Source
 from entrepot.replication.source_specs import SourceSpec, parse_source
+from entrepot.replication.trust.files import load_policy
+from entrepot.replication.trust.policy import TrustPolicy
+from entrepot.replication.trust.signers import Signer, open_signer
 from entrepot.storage.clock import Clock
 from entrepot.storage.database import Database
 
@@ -78,12 +93,63 @@ class Run:
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "runner"}
 
 
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a source has: an item for every tag that a rule means, and by repository the tags that speak of a digest."""
+
+    items: list[Item]
+    tags: dict[RepositoryName, Tags]
+
+    @property
+    def due(self) -> list[Item]:
+        """What is not here yet, or is something else here."""
+        return [item for item in self.items if item.change is not Change.SAME]
+
+    def unchanged(self) -> dict[Route, set[Digest]]:
+        """For every repository, in order, what its tags name both there and here."""
+        found: dict[Route, set[Digest]] = {}
+        for item in self.items:
+            found.setdefault(item.route, set()).update({item.digest} if item.change is Change.SAME else ())
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run would do: copy the items that are due but not refused, and what was attached to others since."""
+
+    items: list[Item]
+    refused: dict[Item, SignatureRefused] = field(default_factory=dict)
+    late: list[tuple[Route, Companion]] = field(default_factory=list)
+
+
+class _Patience:
+    """Tells of failures and goes on, until the source has not answered too often in a row."""
+
+    def __init__(self) -> None:
+        self._unreachable = 0
+
+    @contextlib.contextmanager
+    def telling(self, tell: Callable[[EntrepotError], None]) -> Iterator[None]:
+        """Tell of an error in the context instead of raising it. Raises Unavailable, and SourceUnreachable at last."""
+        try:
+            yield
+        except Unavailable:  # our own side: the others would fail, too
+            raise
+        except EntrepotError as error:
+            tell(error)
+            self._unreachable = self._unreachable + 1 if isinstance(error, SourceUnreachable) else 0
+            if self._unreachable > _MAX_UNREACHABLE:
+                raise
+        else:
+            self._unreachable = 0
+
+
 def silent(_: Event) -> None:
     """Tells nobody."""
 
 
 class Replications:
-    """Every source, rule and run."""
+    """Every source, rule and run. `host` is the public name of our registry, which signatures speak of."""
 
     def __init__(
         self,
@@ -93,6 +159,7 @@ class Replications:
         *,
         concurrency: int,
         open_source: OpenSource,
+        host: str = "localhost",
         beat_seconds: float = 3,
         silence_seconds: float = 15,
     ) -> None:
@@ -100,6 +167,7 @@ class Replications:
         self._registry = registry
         self._clock = clock
         self._concurrency = concurrency
+        self._host = host
         self._open_source = open_source
         self._beat_seconds = beat_seconds
         self._silence = timedelta(seconds=silence_seconds)
@@ -138,11 +206,26 @@ class Replications:
             await self._get(rule)
         return [Run.read(row) for row in await self._database.read(lambda found: records.list_runs(found, rule, limit))]
 
-    async def plan(self, name: str, tell: Tell = silent) -> list[Item]:
-        """What a run of the rule would find, tag by tag. Raises RuleUnknown or SourceError."""
+    async def plan(self, name: str, tell: Tell = silent) -> Plan:
+        """What a run of the rule would find, tag by tag. Raises RuleUnknown, RuleInvalid or SourceError."""
         rule, spec = await self._get(name)
+        policy = _load_trust(rule)
         async with self._open_source(spec) as source:
-            return await self._list(source, rule, tell)
+            survey = await self._list(source, rule, tell)
+            publication = self._prepare(source, rule, policy, None, tell)
+            plan = Plan(survey.items)
+
+            async def judge(item: Item) -> None:
+                try:
+                    await publication.judge(item, survey.tags[item.origin])
+                except SignatureRefused as error:
+                    plan.refused[item] = error
+
+            await for_each(survey.due, judge, at_once=_LISTINGS_AT_ONCE)
+            for route, digests in survey.unchanged().items():
+                found = await publication.find_late(route, survey.tags[route.origin], digests)
+                plan.late.extend((route, companion) for companion in found)
+            return plan
 
     async def queue(self, name: str, actor: Actor) -> Run:
         """Let some worker run the rule soon. Raises RuleUnknown or RunActive."""
@@ -255,39 +338,71 @@ class Replications:
     async def _replicate(self, name: str, tell: Tell) -> None:
         """Copy what a rule means; what fails for one tag is told, and the others go on."""
         rule, spec = await self._get(name)
-        unreachable = 0
-        async with self._open_source(spec) as source:
-            items = await self._list(source, rule, tell)
-            tell(Listed(items))
-            graph = GraphCopy(source, self._registry, concurrency=self._concurrency, tell=tell)
+        policy = _load_trust(rule)
+        async with self._open_source(spec) as source, _open_signer(rule) as signer:
+            survey = await self._list(source, rule, tell)
+            tell(Listed(survey.items))
+            publication = self._prepare(source, rule, policy, signer, tell)
+            patience = _Patience()
 
-            async def copy(item: Item) -> None:
-                nonlocal unreachable
-                try:
-                    await graph.copy(item)
-                except Unavailable:  # our own side: the others would fail, too
-                    raise
-                except EntrepotError as error:
-                    tell(ItemFailed(item, error))
-                    unreachable = unreachable + 1 if isinstance(error, SourceUnreachable) else 0
-                    if unreachable > _MAX_UNREACHABLE:
-                        raise
-                else:
-                    unreachable = 0
-                    tell(ItemFinished(item))
+            async def publish(item: Item) -> None:
+                with patience.telling(lambda error: tell(ItemFailed(item, error))):
+                    signed = await publication.publish(item, survey.tags[item.origin])
+                    tell(ItemFinished(item, signed))
 
-            due = [item for item in items if item.change is not Change.SAME]
-            await for_each(due, copy, at_once=self._concurrency)
+            await for_each(survey.due, publish, at_once=self._concurrency)
+            for route, digests in survey.unchanged().items():
+                tags = survey.tags[route.origin]
+                await self._refresh(publication, route, tags, digests, patience, tell)
 
-    async def _list(self, source: Source, rule: Rule, tell: Tell) -> list[Item]:
+    async def _refresh(
+        self,
+        publication: Publication,
+        route: Route,
+        tags: Tags,
+        digests: set[Digest],
+        patience: _Patience,
+        tell: Tell,
+    ) -> None:
+        """Copy what was attached to tags that are as here since, and sign what was not signed."""
+        late: list[Companion] = []
+        with patience.telling(lambda error: tell(CompanionFailed(route, "referrers", error))):
+            late = await publication.find_late(route, tags, digests)
+
+        async def bring(companion: Companion) -> None:
+            with patience.telling(lambda error: tell(CompanionFailed(route, str(companion), error))):
+                await publication.bring(route, tags, companion)
+
+        async def sign(digest: Digest) -> None:
+            with patience.telling(lambda error: tell(CompanionFailed(route, f"signing {digest}", error))):
+                await publication.sign(route, digest)
+
+        await for_each(late, bring, at_once=self._concurrency)
+        await for_each(sorted(digests), sign, at_once=self._concurrency)
+
+    def _prepare(
+        self, source: Source, rule: Rule, policy: TrustPolicy | None, signer: Signer | None, tell: Tell
+    ) -> Publication:
+        return Publication(
+            source,
+            self._registry,
+            concurrency=self._concurrency,
+            tell=tell,
+            follow=rule.follow,
+            admission=None if policy is None else Admission(source, policy, self._clock),
+            signing=None if signer is None else Signing(self._registry, signer, self._host),
+        )
+
+    async def _list(self, source: Source, rule: Rule, tell: Tell) -> Survey:
         """Every tag at the source that the rule means, in order."""
         literal = rule.literal_repositories()
         names = await _find_repositories(source, rule) if literal is None else literal
         items: list[Item] = []
+        tags: dict[RepositoryName, Tags] = {}
 
         async def list_one(name: RepositoryName) -> None:
             try:
-                there = await _read_tags(source, rule, name)
+                there, tags[name] = await _read_tags(source, rule, name)
             except SourceMissing as error:
                 # A repository that the source lists, but that has no tags, is unknown to some of them.
                 if literal is not None:
@@ -298,7 +413,7 @@ class Replications:
             items.extend(plan_items(name, target, there, here))
 
         await for_each(names, list_one, at_once=self._concurrency)
-        return sorted(items, key=lambda item: (item.origin, item.tag))
+        return Survey(sorted(items, key=lambda item: (item.origin, item.tag)), tags)
 
     async def _beat(self, run: Run, report: Report) -> None:
         """Show life, and how far the run is, until cancelled. Raises RunInterrupted when it is not ours any more."""
@@ -371,9 +486,11 @@ async def _find_repositories(source: Source, rule: Rule) -> list[RepositoryName]
         ) from error
 
 
-async def _read_tags(source: Source, rule: Rule, repository: RepositoryName) -> dict[Tag, Digest]:
-    """What every tag that the rule means names at the source."""
-    entries = [entry async for entry in source.list_tags(repository) if rule.tags.selects(entry.tag.value)]
+async def _read_tags(source: Source, rule: Rule, repository: RepositoryName) -> tuple[dict[Tag, Digest], Tags]:
+    """What every tag that the rule means names at the source; and the tags that speak of a digest."""
+    entries = [entry async for entry in source.list_tags(repository)]
+    attached = {entry.tag: entry.digest for entry in entries if subject_of(entry.tag) is not None}
+    entries = [entry for entry in entries if rule.selects_tag(entry.tag)]
     found = {entry.tag: entry.digest for entry in entries if entry.digest is not None}
 
     async def read(tag: Tag) -> None:
@@ -381,4 +498,17 @@ async def _read_tags(source: Source, rule: Rule, repository: RepositoryName) -> 
             found[tag] = await source.get_digest(repository, tag)
 
     await for_each([entry.tag for entry in entries if entry.digest is None], read, at_once=_LISTINGS_AT_ONCE)
-    return found
+    return found, attached
+
+
+def _load_trust(rule: Rule) -> TrustPolicy | None:
+    return None if rule.trust is None else load_policy(rule.trust, f"rules.{rule.name}.trust")
+
+
+@asynccontextmanager
+async def _open_signer(rule: Rule) -> AsyncIterator[Signer | None]:
+    if rule.sign is None:
+        yield None
+        return
+    async with open_signer(rule.sign, f"rules.{rule.name}.sign") as signer:
+        yield signer

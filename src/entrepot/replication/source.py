@@ -10,6 +10,9 @@ from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Descriptor, Manifest
 from entrepot.oci.reference import Reference, RepositoryName, Tag
 
+# What may speak of one manifest: signatures, attestations, SBOMs. Real manifests have a dozen.
+MAX_REFERRERS = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class TagEntry:
@@ -42,6 +45,15 @@ class Source(Protocol):
 
     async def get_manifest(self, repository: RepositoryName, reference: Reference) -> Manifest:
         """A manifest; named by digest it has that digest. Raises SourceMissing or SourceLied."""
+
+    async def list_referrers(
+        self, repository: RepositoryName, subject: Digest, *, has_fallback: bool = True
+    ) -> list[Descriptor]:
+        """What says of itself that it speaks of `subject`, and what a tag says so of; nothing where nothing does.
+
+        Spec: distribution-spec 1.1, "Listing Referrers". `has_fallback` is False where it is known that there is no
+        tag of the Referrers Tag Schema, which spares a question. Raises SourceUnsupported when there are too many.
+        """
 
     def open_blob(
         self, repository: RepositoryName, blob: Descriptor

@@ -44,6 +44,10 @@ _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
 _OK, _PARTIAL, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY = 200, 206, 401, 403, 404, 429
 
 
+class NotUnderstood(SourceLied):
+    """A status of 4xx or 5xx that is no answer to what was asked, as from a server that does not know the request."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A whole small answer with a good status."""
@@ -169,7 +173,7 @@ class Transport:
         if status == _NOT_FOUND:
             hint = "" if _is_json(response) else "; it does not answer as a registry does, check the source's url"
             raise SourceMissing(f"{asked} answered 404{reason}{hint}")
-        raise SourceLied(f"{asked} answered {status}{reason}, which no registry should")
+        raise NotUnderstood(f"{asked} answered {status}{reason}, which no registry should")
 
     async def _read_reason(self, response: aiohttp.ClientResponse) -> str:
         """` (CODE: message)` out of a registry's error body (distribution-spec 1.1, "Error Codes"), or nothing."""

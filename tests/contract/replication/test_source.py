@@ -17,13 +17,13 @@ from entrepot.errors import SourceDenied, SourceLoginMissing, SourceMissing
 from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Descriptor, Manifest
-from entrepot.oci.reference import RepositoryName, Tag
+from entrepot.oci.reference import RepositoryName, Tag, referrers_tag
 from entrepot.replication.backoff import Backoff
 from entrepot.replication.source import Source
 from entrepot.replication.source_specs import SourceSpec, parse_source
 from entrepot.replication.sources import Sources
 from tests.support.aws import ACCOUNT, TOKEN_OF, Moto
-from tests.support.content import Image, index_of
+from tests.support.content import Image, descriptor, index_of
 from tests.support.forward_proxy import forward_proxy
 from tests.support.hostile import serving
 from tests.support.programs import Entrepot, docker_registry
@@ -34,12 +34,25 @@ REGION = "eu-west-1"
 API = RepositoryName("smm/api")
 IMAGE, OTHER = Image(), Image(layer=os.urandom(5 * 1024 * 1024))
 INDEX = index_of(IMAGE, OTHER)
+SUBJECT = descriptor(media_types.OCI_MANIFEST, IMAGE.manifest)
+# What speaks of the image, as documents that differ in their annotations alone.
+REFERRERS = [
+    json.dumps(json.loads(IMAGE.manifest) | {"subject": SUBJECT, "annotations": {"number": str(number)}}).encode()
+    for number in range(5)
+]
+FALLBACK = json.dumps(
+    {
+        "schemaVersion": 2,
+        "mediaType": media_types.OCI_INDEX,
+        "manifests": [descriptor(media_types.OCI_MANIFEST, content) for content in REFERRERS],
+    }
+).encode()
 QUICK = Backoff(attempts=2, first_seconds=0.01)
 
 
 @dataclass(frozen=True)
 class Filled:
-    """A source with content: `smm/api` with v1, v2 (an index) and v3, and `smm/web` with v1.
+    """A source with content: `smm/api` with v1, v2 (an index), v3 and what speaks of v1, and `smm/web` with v1.
 
     `tells` is what its list says of a tag beside its name.
     """
@@ -73,6 +86,17 @@ def push(url: str, username: str, password: str, certificate: Path | None = None
                 http.put(f"/v2/{name}/manifests/{tag}", content=image.manifest, headers=headers).raise_for_status()
         headers = {"Content-Type": media_types.OCI_INDEX}
         http.put("/v2/smm/api/manifests/v2", content=INDEX, headers=headers).raise_for_status()
+        answers = [
+            http.put(
+                f"/v2/smm/api/manifests/{Digest.of(content)}",
+                content=content,
+                headers={"Content-Type": media_types.OCI_MANIFEST},
+            ).raise_for_status()
+            for content in REFERRERS
+        ]
+        if not all("OCI-Subject" in answer.headers for answer in answers):  # then clients keep the list themselves
+            tag = referrers_tag(IMAGE.digest)
+            http.put(f"/v2/smm/api/manifests/{tag}", content=FALLBACK, headers=headers).raise_for_status()
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +140,7 @@ def folder(another: tuple[Entrepot, Filled], tmp_path_factory: pytest.TempPathFa
     """What an Entrepot exported into a folder."""
     path = tmp_path_factory.mktemp("folder") / "layout"
     printed = another[0].run("replicate", "export", "smm/api", "smm/web", "--to", path)
-    assert f"{path}: 4 tags, 4 blobs (5.2 MB) written, 2 were there\n" in printed
+    assert f"{path}: 4 tags, 4 blobs (5.2 MB) written, 12 were there\n" in printed
     return Filled({"type": "archive", "path": str(path)}, tells=frozenset({"digest"}))
 
 
@@ -162,7 +186,10 @@ async def hostile() -> AsyncIterator[Filled]:
             for tag, image in tags.items():
                 registry.put_image(name, tag, image)
         registry.put_index("smm/api", "v2", IMAGE, OTHER)
+        for content in REFERRERS:
+            registry.put_manifest("smm/api", content, media_types.OCI_MANIFEST)
         registry.page = 2
+        registry.has_referrers = True
         yield Filled({"type": "oci", "url": registry.url})
 
 
@@ -185,12 +212,25 @@ async def test_repositories_are_listed(source: Source) -> None:
 
 async def test_tags_are_listed_with_what_the_list_says_of_them(filled: Filled, source: Source) -> None:
     entries = sorted([entry async for entry in source.list_tags(API)], key=lambda entry: entry.tag)
+    entries = [entry for entry in entries if entry.tag != referrers_tag(IMAGE.digest)]
     assert [entry.tag for entry in entries] == [Tag("v1"), Tag("v2"), Tag("v3")]
     if "digest" in filled.tells:
         assert [entry.digest for entry in entries] == list(map(Digest.of, (IMAGE.manifest, INDEX, OTHER.manifest)))
     if "pushed_at" in filled.tells:
         now = datetime.now(UTC)
         assert all(entry.pushed_at and now - timedelta(hours=1) < entry.pushed_at <= now for entry in entries)
+
+
+async def test_what_speaks_of_a_manifest_is_listed(source: Source) -> None:
+    expected = {Digest.of(content) for content in REFERRERS}
+    for _ in range(2):  # the second time, what the registry cannot do is known
+        assert {entry.digest for entry in await source.list_referrers(API, IMAGE.digest)} == expected
+    for repository, subject in (
+        (API, OTHER.digest),
+        (API, Digest.of(b"none")),
+        (RepositoryName("smm/none"), IMAGE.digest),
+    ):
+        assert await source.list_referrers(repository, subject) == []
 
 
 @pytest.mark.parametrize(("tag", "content"), [("v1", IMAGE.manifest), ("v2", INDEX)])

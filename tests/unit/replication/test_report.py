@@ -2,10 +2,11 @@ from typing import Any
 
 import pytest
 
-from entrepot.errors import EntrepotError, SourceLied, SourceUnreachable, StorageFull
+from entrepot.errors import EntrepotError, SignatureRefused, SourceLied, SourceUnreachable, StorageFull
 from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Descriptor
 from entrepot.oci.reference import RepositoryName, Tag
+from entrepot.replication.companions import Companion
 from entrepot.replication.differences import Item
 from entrepot.replication.events import (
     BlobAdvanced,
@@ -13,9 +14,12 @@ from entrepot.replication.events import (
     BlobFound,
     BlobMounted,
     BlobStarted,
+    CompanionCopied,
+    CompanionFailed,
     ItemFailed,
     ItemFinished,
     Listed,
+    ManifestSigned,
     RepositoryFailed,
 )
 from entrepot.replication.report import MAX_FAILURES, Report
@@ -36,6 +40,8 @@ def test_a_run_is_counted() -> None:
         BlobEnded(BLOB, is_complete=False),
         BlobMounted(BLOB),
         BlobFound(BLOB),
+        CompanionCopied(ITEM.route, Companion(ITEM.digest, Digest.of(b"signature"))),
+        ManifestSigned(ITEM.route, ITEM.digest),
         ItemFinished(ITEM),
     ):
         report.note(event)
@@ -47,6 +53,9 @@ def test_a_run_is_counted() -> None:
         "blobs_mounted": 1,
         "blobs_present": 1,
         "bytes": 4,
+        "referrers_copied": 1,
+        "signed": 1,
+        "refused": 0,
         "failed": 0,
     }
 
@@ -54,19 +63,26 @@ def test_a_run_is_counted() -> None:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (SourceLied("wrong"), {"side": "source", "problem": "wrong", "is_temporary": False}),
-        (SourceUnreachable("away"), {"side": "source", "problem": "away", "is_temporary": True}),
-        (StorageFull("full"), {"side": "destination", "problem": "full", "is_temporary": True}),
+        (SourceLied("wrong"), {"kind": "failed", "side": "source", "problem": "wrong", "is_temporary": False}),
+        (SourceUnreachable("away"), {"kind": "failed", "side": "source", "problem": "away", "is_temporary": True}),
+        (StorageFull("full"), {"kind": "failed", "side": "destination", "problem": "full", "is_temporary": True}),
+        (
+            SignatureRefused("unsigned"),
+            {"kind": "refused", "side": "source", "problem": "unsigned", "is_temporary": False},
+        ),
     ],
 )
 def test_a_failure_says_which_side_and_whether_to_try_again(error: EntrepotError, expected: dict[str, Any]) -> None:
     report = Report()
     report.note(ItemFailed(ITEM, error))
     report.note(RepositoryFailed(NAME, error))
+    report.note(CompanionFailed(ITEM.route, "tag x.sig", error))
     report.note_end(error)
     assert not report.is_good
     document = report.to_document()
-    assert document["failures"] == [{"what": "smm/api:v1"} | expected, {"what": "smm/api"} | expected]
+    places = ["smm/api:v1", "smm/api", "smm/api, tag x.sig"]
+    assert document["failures"] == [{"what": place} | expected for place in places]
+    assert document["refused"] == (expected["kind"] == "refused")
     assert document["problem"] == expected
 
 

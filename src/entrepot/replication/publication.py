@@ -1,0 +1,225 @@
+"""Publishing a tag: judged, copied with what belongs to it, signed, and only then named.
+
+What a tag names may get new signatures long after it was copied; `find_late` finds them for what one listing and one
+question per tag cost, or for nothing but the listing where a registry has no API for referrers.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from weakref import WeakValueDictionary
+
+from entrepot.errors import SourceUnsupported
+from entrepot.oci import media_types
+from entrepot.oci.digest import Digest
+from entrepot.oci.reference import RepositoryName, Tag, cosign_tags, referrers_tag, subject_of
+from entrepot.registry.service import Registry
+from entrepot.replication.admission import Admission
+from entrepot.replication.companions import Companion, Companions, Tags
+from entrepot.replication.concurrency import for_each
+from entrepot.replication.copy import MAX_DEPTH, GraphCopy
+from entrepot.replication.differences import Item, Route
+from entrepot.replication.events import CompanionCopied, ManifestSigned, Tell
+from entrepot.replication.signing import Signing, is_merged
+from entrepot.replication.source import Source
+from entrepot.replication.trust.cosign import Signed
+
+# Signatures of SBOMs of images: what speaks of what speaks of ... a tag.
+_MAX_LEVELS = 4
+# All that may belong to one tag.
+_MAX_COMPANIONS = 5000
+_QUESTIONS_AT_ONCE = 16
+
+
+class Publication:
+    """Brings tags over by one rule, with what belongs to them if `follow`."""
+
+    def __init__(
+        self,
+        source: Source,
+        registry: Registry,
+        *,
+        concurrency: int,
+        tell: Tell,
+        follow: bool = True,
+        admission: Admission | None = None,
+        signing: Signing | None = None,
+    ) -> None:
+        self._source = source
+        self._registry = registry
+        self._concurrency = concurrency
+        self._tell = tell
+        self._follow = follow
+        self._admission = admission
+        self._signing = signing
+        self._graph = GraphCopy(source, registry, concurrency=concurrency, tell=tell)
+        self._locks: WeakValueDictionary[tuple[RepositoryName, Digest], asyncio.Lock] = WeakValueDictionary()
+        # Whose companions were asked for, so that nothing is late of which that is true.
+        self._asked: set[tuple[RepositoryName, Digest]] = set()
+
+    async def judge(self, item: Item, tags: Tags | None) -> Signed | None:
+        """Who signed what `item` names, None when the rule does not ask. Raises SignatureRefused or SourceError."""
+        if self._admission is None:
+            return None
+        companions = Companions(self._source, item.origin, tags)
+        return await self._admission.verify(item, companions, await companions.find(item.digest))
+
+    async def publish(self, item: Item, tags: Tags | None) -> Signed | None:
+        """Copy what `item` names and what belongs to it, then its tag; answers who signed it.
+
+        The signatures that were judged are those that are copied, whatever their tags name by then. Raises
+        SignatureRefused, SourceError, or what storing and signing raise.
+        """
+        companions = Companions(self._source, item.origin, tags)
+        # One at a time for one digest: several tags often name the same.
+        async with self._locks.setdefault((item.target, item.digest), asyncio.Lock()):
+            listed = await self.find(item.route, companions, item.digest) if self._follow or self._admission else []
+            signed = await self._admission.verify(item, companions, listed) if self._admission else None
+
+            async def before_tag() -> None:
+                if self._follow:
+                    await self._bring_all(item.route, companions, item.digest, listed)
+                await self.sign(item.route, item.digest)
+
+            await self._graph.copy(item, before_tag=before_tag)
+        return signed
+
+    async def find(self, route: Route, companions: Companions, subject: Digest) -> list[Companion]:
+        """What belongs to a manifest now. Raises SourceError."""
+        self._asked.add((route.target, subject))
+        return await companions.find(subject)
+
+    async def sign(self, route: Route, digest: Digest) -> None:
+        """Sign a manifest that is here, if the rule says so and it was not done before."""
+        if self._signing is not None and await self._signing.sign(route.target, digest):
+            self._tell(ManifestSigned(route, digest))
+
+    async def bring(self, route: Route, tags: Tags | None, companion: Companion) -> None:
+        """Copy a late companion, and what belongs to it. Raises SourceError, or what storing raises."""
+        await _Follower(self, route, Companions(self._source, route.origin, tags)).bring(companion, level=1)
+
+    async def find_late(self, route: Route, tags: Tags, digests: Iterable[Digest]) -> list[Companion]:
+        """What was attached at the source since `digests`, which tags here and there name, were copied: not just now.
+
+        Looks at cosign's tags of everything that is here, and at the referrers of `digests` themselves; those of an
+        index's children are looked at when its tag changes.
+        """
+        if not self._follow:
+            return []
+        companions = Companions(self._source, route.origin, tags)
+        spoken_of = {
+            tag: subject
+            for tag in tags
+            if (subject := subject_of(tag)) is not None and (route.target, subject) not in self._asked
+        }
+        held = await self._registry.select_held(route.target, set(spoken_of.values()))
+        late = await self._find_late_tags(route, companions, {t: s for t, s in spoken_of.items() if s in held})
+        with_fallback = {
+            subject for tag, subject in spoken_of.items() if subject in held and tag == referrers_tag(subject)
+        }
+        unchanged = {digest for digest in digests if (route.target, digest) not in self._asked}
+        late += await self._find_late_referrers(route, companions, with_fallback | unchanged)
+        return late
+
+    async def _find_late_tags(
+        self, route: Route, companions: Companions, spoken_of: dict[Tag, Digest]
+    ) -> list[Companion]:
+        there: list[Companion] = []
+        tags = [(tag, subject) for tag, subject in sorted(spoken_of.items()) if tag in cosign_tags(subject)]
+
+        async def ask(entry: tuple[Tag, Digest]) -> None:
+            there.extend(await companions.list_tagged(entry[:1], entry[1]))
+
+        await for_each(tags, ask, at_once=_QUESTIONS_AT_ONCE)
+        here = await self._registry.read_tag_digests(route.target, [tag for tag, _ in tags])
+        late = []
+        for companion in there:
+            if companion.tag is None or here.get(companion.tag) == companion.digest:
+                continue
+            ours = await self._registry.find_manifest(route.target, companion.tag) if self._signing else None
+            if ours is None or not is_merged(ours, companion.digest):
+                late.append(companion)
+        return late
+
+    async def _find_late_referrers(
+        self, route: Route, companions: Companions, subjects: Iterable[Digest]
+    ) -> list[Companion]:
+        late: list[Companion] = []
+
+        async def ask(subject: Digest) -> None:
+            listed = await companions.list_referrers(subject)
+            held = await self._registry.select_held(route.target, [one.digest for one in listed]) if listed else set()
+            missing = [one for one in listed if one.digest not in held]
+            # What a list names, but is gone or speaks of something else, never comes.
+            late.extend([one for one in missing if await companions.read(one) is not None])
+
+        await for_each(sorted(set(subjects)), ask, at_once=_QUESTIONS_AT_ONCE)
+        return late
+
+    async def _bring_all(self, route: Route, companions: Companions, digest: Digest, listed: list[Companion]) -> None:
+        """Copy what belongs to a manifest that is here, which is `listed`, and to its children."""
+        follower = _Follower(self, route, companions)
+        await for_each(listed, lambda one: follower.bring(one, level=1), at_once=self._concurrency)
+        children = [child async for child in self._list_graph(route.target, digest) if child != digest]
+        await for_each(children, lambda child: follower.bring_all(child, level=1), at_once=self._concurrency)
+
+    async def copy_companion(self, route: Route, companions: Companions, companion: Companion) -> bool:
+        """Copy a companion by itself; False when it is gone at the source."""
+        manifest = await companions.read(companion)
+        if manifest is None:
+            return False
+        is_new = await self._graph.copy_manifest(route, companion.digest, known=manifest)
+        if companion.tag is not None:
+            if self._signing is not None and companion.tag.value.endswith(".sig"):
+                await self._signing.merge(route.target, companion.tag, manifest)
+            else:
+                await self._registry.put_tag(route.target, companion.tag, companion.digest)
+        if is_new:
+            self._tell(CompanionCopied(route, companion))
+        return True
+
+    async def list_graph(self, target: RepositoryName, digest: Digest) -> list[Digest]:
+        """A manifest that is here, and all manifests that it names, each once."""
+        return [one async for one in self._list_graph(target, digest)]
+
+    async def _list_graph(self, target: RepositoryName, digest: Digest) -> AsyncIterator[Digest]:
+        yield digest
+        seen, level = {digest}, [digest]
+        for _ in range(MAX_DEPTH):
+            further = []
+            for one in level:
+                manifest = await self._registry.find_manifest(target, one)
+                for child in manifest.children if manifest is not None else ():
+                    if child.digest not in seen:
+                        seen.add(child.digest)
+                        yield child.digest
+                        if child.media_type in media_types.INDEXES:
+                            further.append(child.digest)
+            level = further
+
+
+class _Follower:
+    """Follows what belongs to one tag, and what belongs to that, within bounds."""
+
+    def __init__(self, publication: Publication, route: Route, companions: Companions) -> None:
+        self._publication = publication
+        self._route = route
+        self._companions = companions
+        self._count = 0
+
+    async def bring_all(self, subject: Digest, level: int) -> None:
+        """Copy what belongs to `subject`."""
+        for companion in await self._publication.find(self._route, self._companions, subject):
+            await self.bring(companion, level)
+
+    async def bring(self, companion: Companion, level: int) -> None:
+        """Copy a companion, after what belongs to it in turn."""
+        self._count += 1
+        if level > _MAX_LEVELS or self._count > _MAX_COMPANIONS:
+            raise SourceUnsupported(
+                f"{self._route.origin}: {companion.subject} has signatures and referrers on more than {_MAX_LEVELS} "
+                f"levels, or more than {_MAX_COMPANIONS}; copy without them (referrers: none)"
+            )
+        if not await self._publication.copy_companion(self._route, self._companions, companion):
+            return
+        for digest in await self._publication.list_graph(self._route.target, companion.digest):
+            await self.bring_all(digest, level + 1)

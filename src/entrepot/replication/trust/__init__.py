@@ -1,0 +1,1 @@
+"""Signatures: judging what others signed, and signing what is published."""
