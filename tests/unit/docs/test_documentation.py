@@ -121,3 +121,22 @@ def test_help_is_quick_and_needs_nothing(tmp_path: Path) -> None:
     )
     assert "replicate" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_metric_is_documented_and_no_other() -> None:
+    program = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    made = set(re.findall(r"\b(?:Counter|Histogram|Gauge|\w+MetricFamily)\(\s*\"(entrepot_\w+)\"", program))
+    page = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
+    assert len(made) > 5
+    assert set(re.findall(r"^\| `(entrepot_\w+)`", page, re.MULTILINE)) == made
+
+
+def test_a_test_stands_behind_every_row_of_the_security_notes() -> None:
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.endswith("shown by |")]
+    assert len(rows) > 30
+    for row in rows:
+        (named,) = re.findall(r"`(tests/[\w/]+\.py(?:::\w+)?)` \|$", row)
+        path, _, test = named.partition("::")
+        text = (ROOT / path).read_text(encoding="utf-8")
+        assert re.search(rf"^ *(?:async )?def {test or 'test_'}", text, re.MULTILINE), named
