@@ -214,7 +214,7 @@ class TestReplication:
     @pytest.mark.parametrize(
         ("content", "line", "problem"),
         [
-            (RULES.replace("oci", "ecr"), 2, "sources.internal.type: ecr is must be a mapping"),
+            (RULES.replace("oci", "ecr"), 2, "sources.internal.region: must be an AWS region"),
             (RULES.replace("source: internal", "source: none"), 5, "rules.smm.source: there is no source 'none'"),
             (RULES.replace("include", "inclde"), 7, "rules.smm.tags.inclde: not a field here"),
             (RULES.replace("[smm/api]", "smm/api"), 6, "rules.smm.repositories: must be a list"),
