@@ -54,7 +54,9 @@ from entrepot.registry.garbage import GarbageCollector
 from entrepot.registry.policies import Policies
 from entrepot.registry.service import Registry
 from entrepot.registry.uploads import Uploads
-from entrepot.replication.runs import Replications
+from entrepot.replication.replications import Replications
+from entrepot.replication.rulebook import Rulebook
+from entrepot.replication.runs import RunLimits, Runs
 from entrepot.replication.sources import Sources
 from entrepot.settings import (
     MIN_SECRET_KEY_CHARACTERS,
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
     from entrepot.web.asgi import App
     from entrepot.web.front import Front
     from entrepot.web.oci.pull import Redirects
+    from entrepot.web.replication_metrics import ReplicationMetrics
 
 _PUBLIC_URL = "public_url"
 _COUNTING_SPACE = "counting_space"
@@ -118,6 +121,8 @@ class Parts:
     deliveries: Deliveries
     upkeep: Upkeep
     leaks: LeakedSecrets
+    rulebook: Rulebook
+    runs: Runs
     replications: Replications
     garbage: GarbageCollector
 
@@ -172,6 +177,9 @@ def build_parts(settings: Settings) -> Parts:
     registry = Registry(
         database, blobs, signals, utc_now, max_blob_bytes=limit, grace=grace, policies=_read_policies(settings)
     )
+    uploads = Uploads(database, blobs, registry, utc_now, max_blob_bytes=limit)
+    rulebook = Rulebook(database, signals, utc_now)
+    runs = Runs(database, signals, rulebook, utc_now, _read_run_limits(settings))
     directory = Directory(database, signals)
     tokens = Tokens(_read_signing_keys(database, keys), utc_now, service=settings.registry_host)
     api_keys = ApiKeys(database, signals, utc_now, keys)
@@ -186,7 +194,7 @@ def build_parts(settings: Settings) -> Parts:
         blobs=blobs,
         signals=signals,
         registry=registry,
-        uploads=Uploads(database, blobs, registry, utc_now, max_blob_bytes=limit),
+        uploads=uploads,
         plans=Plans(database, signals, utc_now),
         accounts=Accounts(database, signals, utc_now, keys),
         api_keys=api_keys,
@@ -206,11 +214,15 @@ def build_parts(settings: Settings) -> Parts:
         deliveries=Deliveries(database, webhooks, utc_now, destinations),
         upkeep=Upkeep(database, utc_now, _read_retention(settings)),
         leaks=LeakedSecrets(signals, utc_now, keys, service=settings.registry_host),
+        rulebook=rulebook,
+        runs=runs,
         replications=Replications(
             database,
+            runs,
+            rulebook,
             registry,
+            uploads,
             utc_now,
-            concurrency=settings.replication.concurrency,
             open_source=Sources().open,
             host=settings.registry_host,
         ),
@@ -338,6 +350,18 @@ def _read_retention(settings: Settings) -> Retention:
     )
 
 
+def _read_run_limits(settings: Settings) -> RunLimits:
+    wanted = settings.replication
+    return RunLimits(
+        concurrency=wanted.concurrency,
+        runs_per_source=wanted.runs_per_source,
+        tries=wanted.tries,
+        part_bytes=wanted.part_bytes,
+        kept_runs=wanted.kept_runs,
+        kept=timedelta(days=wanted.kept_days),
+    )
+
+
 def close_parts(parts: Parts) -> None:
     """Stop listening, and let go of the database."""
     parts.signals.stop()
@@ -381,6 +405,7 @@ def build_app(parts: Parts) -> "Front":
     from entrepot.web.oci.face import OciFace
     from entrepot.web.ops import OpsFace
     from entrepot.web.refusals import Refusals
+    from entrepot.web.replication_metrics import ReplicationMetrics
     from entrepot.web.token.face import JWKS_PATH, TokenFace
     from entrepot.web.visitors import Visitors
 
@@ -425,11 +450,16 @@ def build_app(parts: Parts) -> "Front":
         throttle=parts.throttle,
         leaks=parts.leaks,
         scanner=_open_scanner(settings),
+        registry=parts.registry,
+        rulebook=parts.rulebook,
+        runs=parts.runs,
         public_url=settings.effective_public_url,
         trusted_proxies=settings.trusted_proxies,
     )
+    metrics = ReplicationMetrics(parts.runs, utc_now)
     ops: App = OpsFace(
-        _collect_metrics, {"database": parts.database.verify_usable, "storage": parts.blobs.verify_writable}
+        lambda: _collect_metrics(metrics),
+        {"database": parts.database.verify_usable, "storage": parts.blobs.verify_writable},
     )
     faces: list[tuple[str, App]] = [
         ("/v2", oci),
@@ -482,12 +512,15 @@ def _read_redirects(parts: Parts) -> "Redirects | None":
     return Redirects(lifetime, exempt=wanted.redirect_except, trusted_proxies=parts.settings.trusted_proxies)
 
 
-def _collect_metrics() -> CollectorRegistry:
-    """The metrics of every server process where there are several, of this one else."""
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return REGISTRY
+async def _collect_metrics(replication: "ReplicationMetrics") -> CollectorRegistry:
+    """The metrics of every server process where there are several, of this one else; and those in the database."""
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    else:
+        registry.register(REGISTRY)
+    await replication.refresh()
+    registry.register(replication)
     return registry
 
 

@@ -194,6 +194,10 @@ class RuleUnknown(NotFound):
     """No replication rule of this name."""
 
 
+class SourceUnknown(NotFound):
+    """No replication source of this name."""
+
+
 class RunUnknown(NotFound):
     """No replication run with this id."""
 
@@ -248,6 +252,14 @@ class RequestRepeated(Conflict):
 
 class RunActive(Conflict):
     """The rule has a run that is not finished."""
+
+
+class RunFinished(Conflict):
+    """The replication run has ended, so there is nothing left to cancel."""
+
+
+class SourceInUse(Conflict):
+    """A rule copies from the replication source."""
 
 
 class CollectionActive(Conflict):
@@ -381,6 +393,10 @@ class ArchiveUnwritable(Unavailable):
     """An archive that was to be exported cannot be written where it was to go."""
 
 
+class StreamsExhausted(Unavailable):
+    """As many clients follow runs as one process serves."""
+
+
 class ClientGone(EntrepotError):
     """The client went away, or stalled, before its body was complete; nothing of it is kept."""
 
@@ -427,3 +443,11 @@ class SignatureRefused(SourceError):
 
 class RunInterrupted(EntrepotError):
     """A replication run was stopped before its end, or taken over by another process."""
+
+
+class RunCancelled(RunInterrupted):
+    """Somebody asked for the end of a replication run."""
+
+
+class WindowClosed(RunInterrupted):
+    """A replication run goes on when its rule's window opens again."""

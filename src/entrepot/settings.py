@@ -239,7 +239,38 @@ class SecretScanning(_Group):
 class Replication(_Group):
     """How content is copied from sources."""
 
-    concurrency: int = Field(default=4, ge=1, le=64, description="Blobs that one run copies at the same time.")
+    concurrency: int = Field(
+        default=4,
+        ge=1,
+        le=64,
+        description="Blobs that one run copies at the same time, unless its rule says otherwise.",
+    )
+    runs: int = Field(
+        default=4,
+        ge=1,
+        le=64,
+        description="Runs of whole rules that one process carries on at the same time; as many again of pushes.",
+    )
+    runs_per_source: int = Field(
+        default=4,
+        ge=1,
+        le=64,
+        description="Runs that copy from one source at the same time, over all processes, unless the source says "
+        "otherwise; as many again of pushes.",
+    )
+    tries: int = Field(
+        default=10,
+        ge=1,
+        le=100,
+        description="How often a run is begun before temporary errors fail it; waits between are 10 s to 10 minutes.",
+    )
+    part_bytes: int = Field(
+        default=256 * 1024**2,
+        ge=1024**2,
+        description="A larger blob is copied in parts of this size, and after a crash goes on behind the last one.",
+    )
+    kept_runs: int = Field(default=200, ge=1, le=10_000, description="Ended runs that are kept of each rule.")
+    kept_days: int = Field(default=90, ge=1, description="How long ended runs are kept.")
 
 
 class OidcWorkload(_Group):

@@ -30,6 +30,9 @@ rules:
     repositories: [smm/api]
     tags: {include: ["*"]}
 """
+TWIN = """\
+  twin: {source: internal, repositories: ["smm/*"], tags: {include: ["*"]}}
+"""
 
 
 @pytest.fixture
@@ -215,10 +218,13 @@ class TestReplication:
         ("content", "line", "problem"),
         [
             (RULES.replace("oci", "ecr"), 2, "sources.internal.region: must be an AWS region"),
+            (RULES.replace("oci", "ftp"), 2, "sources.internal.type: must be one of"),
             (RULES.replace("source: internal", "source: none"), 5, "rules.smm.source: there is no source 'none'"),
             (RULES.replace("include", "inclde"), 7, "rules.smm.tags.inclde: not a field here"),
             (RULES.replace("[smm/api]", "smm/api"), 6, "rules.smm.repositories: must be a list"),
             (RULES.replace('1"}', '1", password: x}'), 2, "sources.internal.password: a password does not belong"),
+            (RULES + '    schedule: "0 0 31 2 *"\n', 8, "rules.smm.schedule: '0 0 31 2 *': bad day-of-month"),
+            (RULES + TWIN, 4, "rules.smm.target: rule 'twin' would write the same tags to smm/*"),
             ("", None, "the file: must be a mapping"),
         ],
     )
@@ -250,8 +256,23 @@ class TestReplication:
         assert "holds other things than an OCI layout" in message
         assert not (tmp_path / "out.tar").exists()
 
+    def test_cancel_watch_and_delete(self, entrepot: Entrepot, tmp_path: Path) -> None:
+        content = RULES + '    schedule: "0 3 * * *"\n    window: "03:00-03:01"\n'
+        entrepot.run("replicate", "apply", write(tmp_path, "replication.yaml", content))
+        assert "0 3 * * *" in entrepot.run("replicate", "list")
+        assert re.search(r"runs it from 20\d\d-.* 03:00:00 UTC on\.", entrepot.run("replicate", "run", "smm"))
+        assert re.search(r"smm +queued +request .* begins 20\d\d-.* 03:00:00 UTC", entrepot.run("replicate", "status"))
+        assert entrepot.run("replicate", "cancel", "smm") == "1 runs of 'smm' cancelled\n"
+        assert json.loads(entrepot.run("replicate", "cancel", "smm", "--json")) == {"cancelled": []}
+        # Nothing is unfinished, so there is nothing to wait for.
+        assert "cancelled" in entrepot.run("replicate", "status", "smm", "--watch")
+        assert "is used by smm" in fail(entrepot, "replicate", "delete", "internal", "--source")
+        assert entrepot.run("replicate", "delete", "smm") == "rule 'smm' deleted\n"
+        assert entrepot.run("replicate", "delete", "internal", "--source") == "source 'internal' deleted\n"
+        assert "there is no source 'internal'" in fail(entrepot, "replicate", "delete", "internal", "--source")
+
     def test_unknown_rule(self, entrepot: Entrepot) -> None:
-        for command in ("plan", "run", "status"):
+        for command in ("plan", "run", "status", "cancel", "delete", "verify"):
             assert "there is no rule 'none'" in fail(entrepot, "replicate", command, "none")
 
 
@@ -357,7 +378,7 @@ class TestServe:
             worker = subprocess.Popen([str(part) for part in entrepot.command("worker")], stdout=subprocess.DEVNULL)
             try:
                 deadline = time.monotonic() + 90
-                while status(entrepot)["status"] != "failed":  # its source cannot be reached
+                while status(entrepot)["status"] != "waiting":  # its source cannot be reached
                     assert time.monotonic() < deadline
                     time.sleep(0.3)
             finally:

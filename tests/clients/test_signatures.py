@@ -112,7 +112,7 @@ class World:
         async def work() -> Run:
             parts = build_parts(Settings(data=self.entrepot.data))
             try:
-                await parts.replications.apply(file, TESTER)
+                await parts.rulebook.apply(file, TESTER)
                 return await parts.replications.run(name, TESTER)
             finally:
                 close_parts(parts)

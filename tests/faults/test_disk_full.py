@@ -1,8 +1,9 @@
 """A full disk: what comes is refused with a reason and leaves nothing, what is there is served."""
 
+import asyncio
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -10,8 +11,13 @@ import pytest
 
 from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
+from entrepot.oci.reference import RepositoryName, Tag
+from entrepot.replication.backoff import Backoff
+from tests.faults.conftest import RULE, Replicating, eventually, working
 from tests.support.content import Image
-from tests.support.programs import Credential, Entrepot, run
+from tests.support.hostile import HostileRegistry
+from tests.support.programs import Credential, Entrepot, run, run_well
+from tests.support.served import TESTER, serve
 
 DISK_BYTES = 24 * 1024**2
 PUBLISHER = {"publisher": {"grants": [{"repositories": ["**"], "actions": ["pull", "push"]}]}}
@@ -121,3 +127,44 @@ def test_a_database_without_room_writes_nothing_and_recovers(
     with entrepot.serving(), client(entrepot, publisher) as http:
         assert pulls(http, image)
     entrepot.recorded_blobs()
+
+
+@pytest.fixture
+async def replicating(disk: Path, hostile: HostileRegistry) -> AsyncIterator[Replicating]:
+    """Replication onto the small disk, in parts."""
+    async with serve(disk / "data") as served:
+        replicating = Replicating(served).beside(
+            part_bytes=2 * 1024**2, backoff=Backoff(first_seconds=0.5, most_seconds=0.5), tries=1000
+        )
+        await replicating.apply(hostile.url)
+        yield replicating
+
+
+async def test_a_replication_waits_for_room_and_copies_nothing_again(
+    hostile: HostileRegistry, replicating: Replicating, disk: Path
+) -> None:
+    # It fits, but not twice, as it does for a moment when its parts are joined.
+    image = Image(layer=os.urandom(DISK_BYTES * 2 // 3))
+    hostile.put_image("smm/api", "v1", image)
+    registry = replicating.served.parts.registry
+    async with working(replicating):
+        await replicating.runs.queue(RULE, TESTER)
+
+        async def is_waiting() -> bool:
+            return await replicating.status() == "waiting"
+
+        await eventually(is_waiting)
+        waiting = await replicating.latest()
+        assert waiting.report["problem"]["side"] == "destination"
+        assert "full" in waiting.report["problem"]["problem"]
+        assert waiting.report["problem"]["is_temporary"]
+        assert await registry.read_tag_digests(RepositoryName("smm/api"), [Tag("v1")]) == {}
+        await asyncio.to_thread(run_well, "mount", "-o", f"remount,size={DISK_BYTES * 4}", disk)
+
+        async def is_done() -> bool:
+            return await replicating.status() == "done"
+
+        await eventually(is_done)
+    done = await replicating.latest()
+    assert done.report["bytes"] == len(image.layer) + len(image.config)
+    assert await registry.read_tag_digests(RepositoryName("smm/api"), [Tag("v1")]) == {Tag("v1"): image.digest}

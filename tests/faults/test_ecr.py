@@ -62,7 +62,7 @@ async def begin(ecr: HostileEcr, replicating: Replicating) -> Replicating:
     """Have everything copied that the ECR has."""
     rule = {"source": "internal", "repositories": ["smm/*"], "tags": {"include": ["*"]}}
     document = {"sources": {"internal": ecr.document}, "rules": {RULE: rule}}
-    await replicating.replications.apply(parse_rule_file(document), TESTER)
+    await replicating.rulebook.apply(parse_rule_file(document), TESTER)
     return replicating
 
 

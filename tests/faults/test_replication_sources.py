@@ -576,7 +576,7 @@ async def test_a_repository_that_the_rule_names_but_the_source_lacks_is_a_failur
     document = {
         "rules": {RULE: {"source": "hostile", "repositories": ["smm/api", "smm/nine"], "tags": {"include": ["*"]}}}
     }
-    await replicating.replications.apply(parse_rule_file(document), TESTER)
+    await replicating.rulebook.apply(parse_rule_file(document), TESTER)
     run = await replicating.run()
     assert [failure["what"] for failure in run.report["failures"]] == ["smm/nine"]
     assert run.report["tags_copied"] == 1

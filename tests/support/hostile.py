@@ -188,3 +188,25 @@ async def serving(
         yield registry
     finally:
         await runner.cleanup()
+
+
+class Gate:
+    """Holds up a blob after its first bytes, until it is opened."""
+
+    def __init__(self, hostile: HostileRegistry, content: bytes, first: int = 100_000) -> None:
+        self.reached, self.opened = asyncio.Event(), asyncio.Event()
+        self._content = content
+        self._first = first
+        hostile.misbehave = self.misbehave
+
+    async def misbehave(self, request: web.Request) -> web.StreamResponse | None:
+        """Answer for the blob."""
+        if str(Digest.of(self._content)) not in request.path or self.opened.is_set():
+            return None
+        answer = web.StreamResponse(headers={"Content-Length": str(len(self._content))})
+        await answer.prepare(request)
+        await answer.write(self._content[: self._first])
+        self.reached.set()
+        await self.opened.wait()
+        await answer.write(self._content[self._first :])
+        return answer

@@ -31,6 +31,11 @@ class Glob:
             raise GlobInvalid(
                 f"glob {text!r}: use letters, digits, . _ - and /, with * within an element and ** across"
             )
+        return cls.read(text)
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """The pattern in a text that is known to be one, however long."""
         return cls(text, split_words(text))
 
     @property
@@ -47,8 +52,74 @@ class Glob:
         """Whether the whole of `text` fits."""
         return fits(self.words, text, "/")
 
+    def meets(self, other: Self) -> bool:
+        """Whether some text fits both.
+
+        Walks through all pairs of positions that one text can lead to in the two patterns.
+        """
+        ours, theirs = self._letters(), other._letters()
+        seen: set[tuple[int, int]] = set()
+        waiting = [(0, 0)]
+        while waiting:
+            at = waiting.pop()
+            if at in seen:
+                continue
+            seen.add(at)
+            i, j = at
+            if (i, j) == (len(ours), len(theirs)):
+                return True
+            left, right = (ours[i] if i < len(ours) else ""), (theirs[j] if j < len(theirs) else "")
+            if left in _STARS:
+                waiting.append((i + 1, j))
+                if right and right not in _STARS and _takes(left, right):
+                    waiting.append((i, j + 1))
+            if right in _STARS:
+                waiting.append((i, j + 1))
+                if left and left not in _STARS and _takes(right, left):
+                    waiting.append((i + 1, j))
+            elif left == right:
+                waiting.append((i + 1, j + 1))
+        return False
+
+    def covers(self, other: Self) -> bool:
+        """True only if every text that fits `other` fits this, too; False may also mean that it is hard to tell."""
+        letters = self._letters()
+        reached = _skip_stars(letters, {0})
+        for letter in other._letters():
+            further = {
+                at for at in reached if at < len(letters) and letters[at] in _STARS and _takes(letters[at], letter)
+            }
+            further |= {
+                at + 1 for at in reached if at < len(letters) and letters[at] == letter and letter not in _STARS
+            }
+            reached = _skip_stars(letters, further)
+        return len(letters) in reached
+
+    def _letters(self) -> list[str]:
+        """Each character of literal text, and each star, by itself."""
+        return [letter for word in self.words for letter in ([word] if word in _STARS else word)]
+
     def __str__(self) -> str:
         return self.text
+
+
+_STARS = frozenset({"*", "**"})
+
+
+def _takes(star: str, letter: str) -> bool:
+    """Whether a star fits a character, or all that another star fits."""
+    return star == "**" or letter not in {"/", "**"}
+
+
+def _skip_stars(letters: list[str], reached: set[int]) -> set[int]:
+    """The positions, and those behind stars, which may fit nothing."""
+    further = set(reached)
+    for at in sorted(reached):
+        after = at
+        while after < len(letters) and letters[after] in _STARS:
+            after += 1
+            further.add(after)
+    return further
 
 
 def split_words(text: str) -> tuple[str, ...]:

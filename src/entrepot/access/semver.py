@@ -90,8 +90,22 @@ class VersionRange:
         """Whether a version lies in the range."""
         return any(_admits(bounds, version) for bounds in self.alternatives)
 
+    def may_meet(self, other: Self) -> bool:
+        """False only if no version lies in both; pre-releases are not looked at closely."""
+        return any(_has_room((*ours, *theirs)) for ours in self.alternatives for theirs in other.alternatives)
+
     def __str__(self) -> str:
         return self.text
+
+
+def _has_room(bounds: tuple[_Bound, ...]) -> bool:
+    lows = [bound for bound in bounds if bound.operator in {">=", ">"}]
+    highs = [bound for bound in bounds if bound.operator in {"<=", "<"}]
+    return all(
+        low.version < high.version or (low.version == high.version and (low.operator, high.operator) == (">=", "<="))
+        for low in lows
+        for high in highs
+    )
 
 
 def _admits(bounds: tuple[_Bound, ...], version: Version) -> bool:

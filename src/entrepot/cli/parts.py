@@ -58,6 +58,8 @@ class CommandParts:
         self.reports = parts.reports
         self.explanations = parts.explanations
         self.registry = parts.registry
+        self.rulebook = parts.rulebook
+        self.runs = parts.runs
         self.replications = parts.replications
         self.garbage = parts.garbage
         self._runner = runner

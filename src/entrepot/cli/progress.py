@@ -21,6 +21,7 @@ from entrepot.replication.differences import Change, count_changes
 from entrepot.replication.events import (
     BlobAdvanced,
     BlobEnded,
+    BlobResumed,
     BlobStarted,
     CompanionCopied,
     CompanionFailed,
@@ -73,7 +74,7 @@ class _Display:
             case BlobStarted(target, blob):
                 name = f"{target} {blob.digest.algorithm}:{blob.digest.hex[:_DIGEST_CHARACTERS]}"
                 self._tasks[blob.digest] = self._bars.add_task(name, total=blob.size)
-            case BlobAdvanced(blob, size):
+            case BlobAdvanced(blob, size) | BlobResumed(blob, size):
                 self._bars.advance(self._tasks[blob.digest], size)
             case BlobEnded(blob, is_complete):
                 self._end_bar(self._tasks.pop(blob.digest), is_complete=is_complete)

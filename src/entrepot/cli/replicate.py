@@ -1,18 +1,20 @@
 """`entrepot replicate`: copy content from a source registry."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from entrepot.cli.output import Json, actor, moment, print_json, print_table
+from entrepot.cli.output import Json, actor, moment, print_done, print_json, print_table
 from entrepot.cli.parts import open_parts
+from entrepot.cli.run_tables import tell_problem, tell_report, tell_seconds
 from entrepot.errors import EntrepotError
 
 if TYPE_CHECKING:
     from entrepot.replication.differences import Item
     from entrepot.replication.events import Event
-    from entrepot.replication.runs import Plan, Run
+    from entrepot.replication.replications import Plan
+    from entrepot.replication.runs import Run
 
 app = typer.Typer(help="Replication: copy content from a source registry.", no_args_is_help=True)
 
@@ -39,7 +41,7 @@ def apply(
     try:
         rules = parse_rule_file(document.value)
         with open_parts(context) as parts:
-            parts.run(parts.replications.apply(rules, actor()))
+            parts.run(parts.rulebook.apply(rules, actor()))
     except RuleInvalid as error:
         raise FileInvalid(str(file), line_of_path(document, str(error)), str(error)) from error
     if json:
@@ -56,12 +58,12 @@ def apply(
 def list_rules(context: typer.Context, json: Json = False) -> None:
     """Show every rule."""
     with open_parts(context) as parts:
-        rules = parts.run(parts.replications.list_rules())
+        rules = parts.run(parts.rulebook.list_rules())
     if json:
         print_json({"rules": {rule.name: rule.to_document() for rule in rules}})
     else:
         print_table(
-            ("RULE", "SOURCE", "REPOSITORIES", "TAGS", "TARGET"),
+            ("RULE", "SOURCE", "REPOSITORIES", "TAGS", "TARGET", "SCHEDULE"),
             (
                 (
                     rule.name,
@@ -69,6 +71,7 @@ def list_rules(context: typer.Context, json: Json = False) -> None:
                     " ".join(map(str, rule.repositories)),
                     " ".join([*map(str, rule.tags.include), *(f"!{glob}" for glob in rule.tags.exclude)]),
                     rule.target,
+                    None if rule.options.schedule is None else rule.options.schedule.text,
                 )
                 for rule in rules
             ),
@@ -139,17 +142,22 @@ def _print_plan(plan: "Plan", due: "list[Item]") -> None:
 def run(
     context: typer.Context,
     name: Name,
-    wait: Annotated[bool, typer.Option("--wait", help="Copy here and now, and show how it goes.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Copy here and now, whatever the window, and show how it goes.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Run a rule: in `entrepot serve` or `entrepot worker`, or with --wait here and now."""
     with open_parts(context) as parts:
         if not wait:
-            queued = parts.run(parts.replications.queue(name, actor()))
+            queued = parts.run(parts.runs.queue(name, actor()))
             if json:
                 print_json(queued.to_document())
             else:
-                print(f"queued; entrepot serve or entrepot worker runs it. See: entrepot replicate status {name}")
+                begins = f" from {moment(queued.due_at)} on" if _is_later(queued) else ""
+                print(
+                    f"queued; entrepot serve or entrepot worker runs it{begins}. See: entrepot replicate status {name}"
+                )
             return
         if json:
             finished = parts.run(parts.replications.run(name, actor()))
@@ -159,27 +167,99 @@ def run(
 
             with showing() as tell:
                 finished = parts.run(parts.replications.run(name, actor(), tell))
-            print(_tell_report(finished))
+            print(tell_report(finished))
     if finished.status != "done":
-        raise RunFailed(f"replication of {name!r} failed: {_tell_problem(finished.report)}")
+        raise RunFailed(f"replication of {name!r} failed: {tell_problem(finished.report)}")
 
 
-@app.command(epilog="Example: entrepot replicate status smm")
+@app.command(epilog="Example: entrepot replicate status smm --watch")
 def status(
     context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="Only this rule.", metavar="[NAME]")] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show how unfinished runs go, wherever they do, until they have ended.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show the latest runs, newest first."""
+    from entrepot.replication.records import RunFilter
+
     with open_parts(context) as parts:
-        runs = parts.run(parts.replications.list_runs(name, _LISTED_RUNS))
+        if watch and not json:
+            from entrepot.cli.run_tables import watch as watch_runs
+
+            ended = parts.run(watch_runs(parts.runs, name))
+            bad = [run for run in ended if run.status != "done"]
+            if bad:
+                raise RunFailed(
+                    "; ".join(f"replication of {run.rule!r} {run.status}: {tell_problem(run.report)}" for run in bad)
+                )
+            if ended:
+                return
+        runs = parts.run(parts.runs.list_runs(RunFilter(name), _LISTED_RUNS))
     if json:
         print_json({"runs": [run.to_document() for run in runs]})
         return
     print_table(
-        ("RULE", "STATUS", "QUEUED", "SECONDS", "RESULT"),
-        ((run.rule, run.status, moment(run.queued_at), _seconds(run), _tell_report(run)) for run in runs),
+        ("RULE", "STATUS", "CAUSE", "QUEUED", "SECONDS", "RESULT"),
+        ((run.rule, run.status, run.cause, moment(run.queued_at), tell_seconds(run), tell_report(run)) for run in runs),
     )
+
+
+@app.command(epilog="Example: entrepot replicate cancel smm")
+def cancel(context: typer.Context, name: Name, json: Json = False) -> None:
+    """End the unfinished runs of a rule, wherever they go on. What has arrived stays."""
+    with open_parts(context) as parts:
+        cancelled = parts.run(parts.runs.cancel_rule(name, actor()))
+    print_done(json, f"{len(cancelled)} runs of {name!r} cancelled", cancelled=[run.id for run in cancelled])
+
+
+@app.command(epilog="Example: entrepot replicate delete smm")
+def delete(
+    context: typer.Context,
+    name: Name,
+    source: Annotated[bool, typer.Option("--source", help="NAME is a source, which no rule uses any more.")] = False,
+    json: Json = False,
+) -> None:
+    """Drop a rule or a source; unfinished runs are cancelled. What was copied stays."""
+    with open_parts(context) as parts:
+        rulebook = parts.rulebook
+        parts.run((rulebook.delete_source if source else rulebook.delete_rule)(name, actor()))
+    print_done(json, f"{'source' if source else 'rule'} {name!r} deleted", deleted=name)
+
+
+@app.command(epilog="Example: entrepot replicate verify smm --deep")
+def verify(
+    context: typer.Context,
+    name: Name,
+    deep: Annotated[bool, typer.Option("--deep", help="Look whether all that the tags lead to is here, too.")] = False,
+    json: Json = False,
+) -> None:
+    """Compare what is here with the source, digest by digest. Exits with 1 when something differs."""
+    with open_parts(context) as parts:
+        found = parts.run(parts.replications.verify(name, is_deep=deep))
+    if json:
+        print_json(found.to_document())
+    else:
+        for item in found.missing:
+            print(f"missing    {item.target}:{item.tag}, there {item.digest}")
+        for item in found.different:
+            print(f"different  {item.target}:{item.tag}, there {item.digest}, here {item.here}")
+        for kind, lines in (("unlisted ", found.unlisted), ("broken   ", found.broken), ("kept     ", found.kept)):
+            for line in lines:
+                print(f"{kind}  {line}")
+    counts = {
+        "missing here": len(found.missing),
+        "different": len(found.different),
+        "not listed": len(found.unlisted),
+        "broken here": len(found.broken),
+    }
+    exceptions = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    if exceptions:
+        raise RunFailed(f"{name}: {found.equal} tags are equal, except {exceptions}")
+    if not json:
+        kept = f"; {len(found.kept)} more are only here" if found.kept else ""
+        print(f"{name}: equal, {found.equal} tags{kept}")
 
 
 @app.command(epilog="Example: entrepot replicate export smm/api:v1.4 charts/smm --to /mnt/usb/smm.tar")
@@ -219,35 +299,5 @@ def export(
         )
 
 
-def _seconds(run: "Run") -> str:
-    if run.started_at is None or run.finished_at is None:
-        return ""
-    return f"{(run.finished_at - run.started_at).total_seconds():.1f}"
-
-
-def _tell_report(run: "Run") -> str:
-    report = run.report
-    if not report:
-        return ""
-    parts = [
-        f"{report['tags_copied']} tags copied",
-        f"{report['tags'].get('same', 0)} as here",
-        f"{report['blobs_copied']} blobs ({report['bytes'] / 1e6:.1f} MB) copied, {report['blobs_mounted']} mounted",
-    ]
-    # Reports of earlier versions do not have these.
-    for name, words in (("referrers_copied", "referrers copied"), ("signed", "signed"), ("refused", "refused")):
-        if report.get(name):
-            parts.append(f"{report[name]} {words}")
-    if run.status == "failed":
-        parts.append(f"FAILED: {_tell_problem(report)}")
-    return ", ".join(parts)
-
-
-def _tell_problem(report: dict[str, Any]) -> str:
-    """The one line that says why a run failed."""
-    if "problem" in report:
-        first: dict[str, Any] = report["problem"]
-        return str(first["problem"])
-    first = report["failures"][0]
-    more = f" (and {report['failed'] - 1} more)" if report["failed"] > 1 else ""
-    return f"{first['what']}: {first['problem']}{more}"
+def _is_later(run: "Run") -> bool:
+    return run.due_at is not None and run.due_at > run.queued_at

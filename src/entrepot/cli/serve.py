@@ -172,6 +172,7 @@ async def _work_until_signal(parts: "Parts") -> None:
     from entrepot.accounts.deliveries import deliver_regularly
     from entrepot.accounts.upkeep import keep_up
     from entrepot.registry.garbage import collect_regularly
+    from entrepot.replication.push_queue import PushQueues
     from entrepot.replication.worker import work
 
     stop = asyncio.Event()
@@ -179,7 +180,8 @@ async def _work_until_signal(parts: "Parts") -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     interval = timedelta(seconds=parts.settings.gc.interval_seconds)
     await asyncio.gather(
-        work(parts.replications, stop),
+        work(parts.runs, parts.replications, stop, at_once=parts.settings.replication.runs),
+        PushQueues(parts.rulebook, parts.runs).consume(stop),
         collect_regularly(parts.garbage, interval, stop),
         deliver_regularly(parts.deliveries, stop),
         keep_up(parts.upkeep, stop),

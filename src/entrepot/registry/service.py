@@ -327,8 +327,13 @@ class Registry:
 
         await self._signals.commit(work)
 
-    async def put_tag(self, name: RepositoryName, tag: Tag, digest: Digest) -> None:
-        """Let `tag` name a manifest that is there. Raises ManifestUnknown or TagImmutable."""
+    async def put_tag(
+        self, name: RepositoryName, tag: Tag, digest: Digest, *, condition: Condition | None = None
+    ) -> None:
+        """Let `tag` name a manifest that is there, if the `condition` holds.
+
+        Raises ManifestUnknown, PreconditionFailed or TagImmutable.
+        """
 
         def work(connection: sa.Connection) -> None:
             now = self._clock()
@@ -336,7 +341,7 @@ class Registry:
             # Held, so that a collector who thought that nothing leads to it looks again.
             if not records.hold_manifest(connection, repository_id, digest, now):
                 raise ManifestUnknown(f"repository {name} has no manifest {digest} for tag {tag}")
-            self._put_tag(connection, name, repository_id, tag, digest)
+            self._put_tag(connection, name, repository_id, tag, digest, condition)
 
         await self._signals.commit(work)
 

@@ -126,21 +126,23 @@ class ArchiveSource:
         return found
 
     @asynccontextmanager
-    async def open_blob(self, repository: RepositoryName, blob: Descriptor) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The pieces of a blob. Raises SourceMissing or SourceLied when they are read."""
-        pieces = self._read_blob(f"source {self._name}: blob {blob.digest} of {repository}", blob)
+    async def open_blob(
+        self, repository: RepositoryName, blob: Descriptor, start: int = 0
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The pieces of a blob from `start` on. Raises SourceMissing or SourceLied when they are read."""
+        pieces = self._read_blob(f"source {self._name}: blob {blob.digest} of {repository}", blob, start)
         try:
             yield pieces
         finally:
             await pieces.aclose()
 
-    async def _read_blob(self, what: str, blob: Descriptor) -> AsyncGenerator[bytes, None]:
+    async def _read_blob(self, what: str, blob: Descriptor, start: int) -> AsyncGenerator[bytes, None]:
         with _file_errors(what):
             found = await asyncio.to_thread(self._layout.open, blob_name(blob.digest))
             try:
                 if found.size != blob.size:
                     raise SourceLied(f"{what} has {found.size} bytes, its manifest says {blob.size}")
-                async for piece in read_pieces(found):
+                async for piece in read_pieces(found, start):
                     yield piece
             finally:
                 found.close()

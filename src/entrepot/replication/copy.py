@@ -5,7 +5,8 @@ recorded here is complete. Nothing that a source sends is kept before its digest
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from weakref import WeakValueDictionary
 
 from entrepot.errors import DigestMismatch, ManifestInvalid, SizeInvalid, SourceLied, SourceUnsupported
@@ -15,33 +16,44 @@ from entrepot.oci.reference import RepositoryName
 from entrepot.registry.service import Registry
 from entrepot.replication.concurrency import for_each
 from entrepot.replication.differences import Item, Route
-from entrepot.replication.events import BlobAdvanced, BlobEnded, BlobFound, BlobMounted, BlobStarted, Tell
+from entrepot.replication.events import BlobEnded, BlobFound, BlobMounted, BlobStarted, Tell
 from entrepot.replication.source import Source
+from entrepot.replication.transfers import Transfers
 
 # Indexes within indexes: real ones have one level, attestations and bundles two.
 MAX_DEPTH = 8
+# The tag for whose sake a task, and all that it starts, copies: what is told of a blob says so.
+_copied_for: ContextVar[Item | None] = ContextVar("copied_for", default=None)
 
 
 class GraphCopy:
     """Copies from one source into the registry. What is asked for twice at once is copied once."""
 
-    def __init__(self, source: Source, registry: Registry, *, concurrency: int, tell: Tell) -> None:
+    def __init__(
+        self, source: Source, registry: Registry, transfers: Transfers, *, concurrency: int, tell: Tell
+    ) -> None:
         self._source = source
         self._registry = registry
+        self._transfers = transfers
         self._concurrency = concurrency
-        self._transfers = asyncio.Semaphore(concurrency)
+        self._turns = asyncio.Semaphore(concurrency)
         self._tell = tell
         self._locks: WeakValueDictionary[tuple[RepositoryName | None, Digest], asyncio.Lock] = WeakValueDictionary()
 
     async def copy(self, item: Item, *, before_tag: Callable[[], Awaitable[None]] | None = None) -> None:
         """Copy what a tag names, do what is to be done `before_tag`, then move the tag.
 
-        Raises SourceError, or what storing raises.
+        Raises SourceError, PreconditionFailed when the tag here was moved by somebody else, or what storing raises.
         """
-        await self.copy_manifest(item.route, item.digest)
-        if before_tag is not None:
-            await before_tag()
-        await self._registry.put_tag(item.target, item.tag, item.digest)
+        wanted = {None if item.here is None else str(item.here), str(item.digest)}
+        token = _copied_for.set(item)
+        try:
+            await self.copy_manifest(item.route, item.digest)
+            if before_tag is not None:
+                await before_tag()
+        finally:
+            _copied_for.reset(token)
+        await self._registry.put_tag(item.target, item.tag, item.digest, condition=wanted.__contains__)
 
     async def copy_manifest(
         self, route: Route, digest: Digest, depth: int = 0, *, known: Manifest | None = None
@@ -81,25 +93,19 @@ class GraphCopy:
             elif await self._registry.mount_blob(route.target, blob.digest, _anybody):
                 self._tell(BlobMounted(blob))
             else:
-                async with self._transfers:
+                async with self._turns:
                     await self._transfer(route, blob)
 
     async def _transfer(self, route: Route, blob: Descriptor) -> None:
-        self._tell(BlobStarted(route.target, blob))
+        self._tell(BlobStarted(route.target, blob, _copied_for.get()))
         is_complete = False
         try:
-            async with self._source.open_blob(route.origin, blob) as pieces:
-                await self._registry.put_blob(route.target, blob.digest, self._metered(blob, pieces), size=blob.size)
+            await self._transfers.bring(self._source, route, blob, self._tell)
             is_complete = True
         except (DigestMismatch, SizeInvalid) as error:
             raise SourceLied(f"source {self._source.name}: blob {blob.digest} of {route.origin}: {error}") from error
         finally:
             self._tell(BlobEnded(blob, is_complete))
-
-    async def _metered(self, blob: Descriptor, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        async for piece in pieces:
-            self._tell(BlobAdvanced(blob, len(piece)))
-            yield piece
 
     def _lock(self, target: RepositoryName | None, digest: Digest) -> asyncio.Lock:
         """One lock per manifest of a repository, and per blob, for as long as somebody holds or awaits it."""

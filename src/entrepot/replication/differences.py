@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from entrepot.oci.digest import Digest
@@ -26,13 +27,17 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One tag at the source: where it goes, what it names there, and what it names here (None: nothing yet)."""
+    """One tag at the source: where it goes, what it names there, and what it names here (None: nothing yet).
+
+    `pushed_at` is when the source says that it came to name that.
+    """
 
     origin: RepositoryName
     target: RepositoryName
     tag: Tag
     digest: Digest
     here: Digest | None
+    pushed_at: datetime | None = None
 
     @property
     def route(self) -> Route:
@@ -48,10 +53,15 @@ class Item:
 
 
 def plan_items(
-    origin: RepositoryName, target: RepositoryName, there: Mapping[Tag, Digest], here: Mapping[Tag, Digest]
+    origin: RepositoryName,
+    target: RepositoryName,
+    there: Mapping[Tag, Digest],
+    here: Mapping[Tag, Digest],
+    pushed_at: Mapping[Tag, datetime] | None = None,
 ) -> list[Item]:
     """An item for every tag that the source has, in order of their names."""
-    return [Item(origin, target, tag, there[tag], here.get(tag)) for tag in sorted(there)]
+    pushed = pushed_at or {}
+    return [Item(origin, target, tag, there[tag], here.get(tag), pushed.get(tag)) for tag in sorted(there)]
 
 
 def count_changes(items: Iterable[Item]) -> dict[Change, int]:

@@ -78,10 +78,10 @@ class EcrSource:
         return await self._registry.list_referrers(repository, subject, has_fallback=has_fallback)
 
     def open_blob(
-        self, repository: RepositoryName, blob: Descriptor
+        self, repository: RepositoryName, blob: Descriptor, start: int = 0
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """The pieces of a blob, which ECR has S3 send."""
-        return self._registry.open_blob(repository, blob)
+        return self._registry.open_blob(repository, blob, start)
 
     async def _list(self, operation: str, field: str, **arguments: Any) -> AsyncIterator[dict[str, Any]]:
         """The entries on all pages of a list."""

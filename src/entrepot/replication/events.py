@@ -43,10 +43,19 @@ class BlobMounted:
 
 @dataclass(frozen=True, slots=True)
 class BlobStarted:
-    """A blob's transfer begins."""
+    """A blob's transfer begins, for the sake of a tag where that is known."""
 
     target: RepositoryName
     blob: Descriptor
+    item: Item | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlobResumed:
+    """The first `size` bytes of a blob had arrived before, and are not asked for again."""
+
+    blob: Descriptor
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +100,13 @@ class ManifestSigned:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemStarted:
+    """A tag begins to be copied."""
+
+    item: Item
+
+
+@dataclass(frozen=True, slots=True)
 class ItemFinished:
     """A tag is here now, with all that it names; `signed` by whom, where the rule asks for a signature."""
 
@@ -112,14 +128,20 @@ Event = (
     | BlobFound
     | BlobMounted
     | BlobStarted
+    | BlobResumed
     | BlobAdvanced
     | BlobEnded
     | CompanionCopied
     | CompanionFailed
     | ManifestSigned
+    | ItemStarted
     | ItemFinished
     | ItemFailed
 )
 
 Tell = Callable[[Event], None]
 """Is told what happens; returns at once and raises nothing."""
+
+
+def silent(_: Event) -> None:
+    """Tells nobody."""

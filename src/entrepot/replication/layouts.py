@@ -188,9 +188,9 @@ def open_layout(path: Path) -> Layout:
     return FolderLayout(path) if path.is_dir() else TarLayout(path)
 
 
-async def read_pieces(part: Part) -> AsyncIterator[bytes]:
-    """A part's bytes, each piece read on a thread. Raises OSError, EOFError."""
-    at = 0
+async def read_pieces(part: Part, start: int = 0) -> AsyncIterator[bytes]:
+    """A part's bytes from `start` on, each piece read on a thread. Raises OSError, EOFError."""
+    at = start
     while at < part.size:
         piece = await asyncio.to_thread(part.read, at, _PIECE_BYTES)
         yield piece

@@ -6,9 +6,16 @@ question per tag cost, or for nothing but the listing where a registry has no AP
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 from weakref import WeakValueDictionary
 
-from entrepot.errors import SourceUnsupported
+from entrepot.errors import (
+    EntrepotError,
+    PreconditionFailed,
+    SourceMissing,
+    SourceUnreachable,
+    SourceUnsupported,
+)
 from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
 from entrepot.oci.reference import RepositoryName, Tag, cosign_tags, referrers_tag, subject_of
@@ -21,6 +28,7 @@ from entrepot.replication.differences import Item, Route
 from entrepot.replication.events import CompanionCopied, ManifestSigned, Tell
 from entrepot.replication.signing import Signing, is_merged
 from entrepot.replication.source import Source
+from entrepot.replication.transfers import Transfers
 from entrepot.replication.trust.cosign import Signed
 
 # Signatures of SBOMs of images: what speaks of what speaks of ... a tag.
@@ -28,6 +36,8 @@ _MAX_LEVELS = 4
 # All that may belong to one tag.
 _MAX_COMPANIONS = 5000
 _QUESTIONS_AT_ONCE = 16
+# Times that a tag is looked at again because it moved while it was copied.
+_MAX_MOVES = 5
 
 
 class Publication:
@@ -37,6 +47,7 @@ class Publication:
         self,
         source: Source,
         registry: Registry,
+        transfers: Transfers,
         *,
         concurrency: int,
         tell: Tell,
@@ -51,7 +62,7 @@ class Publication:
         self._follow = follow
         self._admission = admission
         self._signing = signing
-        self._graph = GraphCopy(source, registry, concurrency=concurrency, tell=tell)
+        self._graph = GraphCopy(source, registry, transfers, concurrency=concurrency, tell=tell)
         self._locks: WeakValueDictionary[tuple[RepositoryName, Digest], asyncio.Lock] = WeakValueDictionary()
         # Whose companions were asked for, so that nothing is late of which that is true.
         self._asked: set[tuple[RepositoryName, Digest]] = set()
@@ -63,12 +74,32 @@ class Publication:
         companions = Companions(self._source, item.origin, tags)
         return await self._admission.verify(item, companions, await companions.find(item.digest))
 
-    async def publish(self, item: Item, tags: Tags | None) -> Signed | None:
-        """Copy what `item` names and what belongs to it, then its tag; answers who signed it.
+    async def publish(self, item: Item, tags: Tags | None) -> tuple[Item, Signed | None]:
+        """Copy what `item` names and what belongs to it, then its tag; answers the item as it is now and who signed it.
 
-        The signatures that were judged are those that are copied, whatever their tags name by then. Raises
-        SignatureRefused, SourceError, or what storing and signing raise.
+        A tag that moved meanwhile, at the source so that what it named is gone, or here, is looked at again: the later
+        push wins, whichever of two runs is quicker. Raises SignatureRefused, SourceError, or what storing and signing
+        raise.
         """
+        for _ in range(_MAX_MOVES):
+            try:
+                return item, await self._publish(item, tags)
+            except (SourceMissing, PreconditionFailed) as error:
+                item = await self._look_again(item, error)
+                # What the list said of signatures is about what the tag named then.
+                tags = None
+        raise SourceUnreachable(f"source {self._source.name}: {item.origin}:{item.tag} moves all the time")
+
+    async def _look_again(self, item: Item, error: EntrepotError) -> Item:
+        """The item as it is now. Raises `error` when that explains nothing."""
+        digest = await self._source.get_digest(item.origin, item.tag)
+        if isinstance(error, SourceMissing) and digest == item.digest:
+            raise error
+        here = await self._registry.read_tag_digests(item.target, [item.tag])
+        return replace(item, digest=digest, here=here.get(item.tag))
+
+    async def _publish(self, item: Item, tags: Tags | None) -> Signed | None:
+        """One try. The signatures that were judged are those that are copied, whatever their tags name by then."""
         companions = Companions(self._source, item.origin, tags)
         # One at a time for one digest: several tags often name the same.
         async with self._locks.setdefault((item.target, item.digest), asyncio.Lock()):

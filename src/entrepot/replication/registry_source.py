@@ -158,17 +158,19 @@ class RegistrySource:
             )
 
     @asynccontextmanager
-    async def open_blob(self, repository: RepositoryName, blob: Descriptor) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The pieces of a blob; what breaks off is continued by Range. Raises SourceError."""
-        pieces = self._read_blob(repository, blob)
+    async def open_blob(
+        self, repository: RepositoryName, blob: Descriptor, start: int = 0
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The pieces of a blob from `start` on; what breaks off is continued by Range. Raises SourceError."""
+        pieces = self._read_blob(repository, blob, start)
         try:
             yield pieces
         finally:
             await pieces.aclose()
 
-    async def _read_blob(self, repository: RepositoryName, blob: Descriptor) -> AsyncGenerator[bytes, None]:
+    async def _read_blob(self, repository: RepositoryName, blob: Descriptor, start: int) -> AsyncGenerator[bytes, None]:
         url = self._url(repository, "blobs", blob.digest)
-        at = failed_at = 0
+        at = failed_at = start
         tries = self._transport.begin_tries()
         while at < blob.size:
             headers = {"Range": f"bytes={at}-"} if at else {}

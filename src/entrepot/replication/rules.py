@@ -1,7 +1,7 @@
 """Rules: what is copied from a source. The shape of replication.yaml."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from entrepot.access.globs import Glob
@@ -9,13 +9,15 @@ from entrepot.access.tags import FIELDS, TagRules, parse_globs
 from entrepot.errors import NameInvalid, RuleInvalid
 from entrepot.oci.reference import RepositoryName, Tag, subject_of
 from entrepot.replication.fields import parse_mapping, parse_name, parse_text, verify_known
+from entrepot.replication.run_options import OPTION_FIELDS, RunOptions
 from entrepot.replication.source_specs import SourceSpec, parse_source
 from entrepot.replication.trust.spec import SignSpec, TrustSpec
 
 _MAX_RULES = 1000
 _REPOSITORY = "{repository}"
+_FIELDS = frozenset({"source", "repositories", "tags", "target", "referrers", "trust", "sign"})
 # Part of the format, but not acted on by this version: to pass over them would copy other things than was written.
-_NOT_YET_OF_RULES = frozenset({"schedule", "platforms", "media_types", "deletions"})
+_NOT_YET_OF_RULES = frozenset({"platforms", "media_types", "deletions"})
 _NOT_YET_OF_TAGS = frozenset({"newest", "regex", "since"})
 
 
@@ -35,13 +37,14 @@ class Rule:
     follow: bool = True
     trust: TrustSpec | None = None
     sign: SignSpec | None = None
+    options: RunOptions = field(default_factory=RunOptions)
 
     @classmethod
     def parse(cls, name: str, document: object) -> Self:
         """The rule in a document. Raises RuleInvalid, whose message begins with the place within the document."""
         where = f"rules.{parse_name(name, 'rules')}"
         fields = parse_mapping(document, where, not_yet=_NOT_YET_OF_RULES)
-        verify_known(fields, where, {"source", "repositories", "tags", "target", "referrers", "trust", "sign"})
+        verify_known(fields, where, {*_FIELDS, *OPTION_FIELDS})
         source = fields.get("source")
         if not isinstance(source, str):
             raise RuleInvalid(f"{where}.source: must be the name of a source")
@@ -54,6 +57,7 @@ class Rule:
             follow=_parse_referrers(fields.get("referrers"), f"{where}.referrers"),
             trust=None if fields.get("trust") is None else TrustSpec.parse(fields["trust"], f"{where}.trust"),
             sign=None if fields.get("sign") is None else SignSpec.parse(fields["sign"], f"{where}.sign"),
+            options=RunOptions.parse(fields, where),
         )
         rule._verify_target(f"{where}.target")
         return rule
@@ -93,7 +97,12 @@ class Rule:
             document["trust"] = self.trust.to_document()
         if self.sign is not None:
             document["sign"] = self.sign.to_document()
-        return document
+        return document | self.options.to_document()
+
+    def targets(self) -> Iterator[Glob]:
+        """Globs of all the names that it may write to."""
+        for glob in self.repositories:
+            yield Glob.read(self.target.replace(_REPOSITORY, glob.text))
 
     def _verify_target(self, where: str) -> None:
         literals = self.literal_repositories()

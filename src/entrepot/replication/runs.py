@@ -1,14 +1,14 @@
-"""Rules in force, and their runs.
+"""Runs of rules: asked for, claimed, watched, cancelled.
 
-A run is a row that one process claims, with a sign of life every few seconds; one whose process died is taken over by
-another. Copying is idempotent, so whoever takes over begins with the list and finds what has arrived.
+A run is a row that one process claims, with a sign of life every second; one whose process died is taken over by
+another. See docs/decisions/0022 for why this is not a job library.
 """
 
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Self
@@ -19,55 +19,49 @@ import structlog
 from entrepot.accounts.audit import Actor, note
 from entrepot.errors import (
     DatabaseUnavailable,
-    EntrepotError,
-    RuleInvalid,
-    RuleUnknown,
     RunActive,
+    RunCancelled,
+    RunFinished,
     RunInterrupted,
-    SignatureRefused,
-    SourceError,
-    SourceMissing,
-    SourceUnreachable,
-    Unavailable,
+    RunUnknown,
 )
-from entrepot.oci.digest import Digest
-from entrepot.oci.reference import RepositoryName, Tag, subject_of
-from entrepot.registry.service import Registry
+from entrepot.oci.reference import RepositoryName, Tag
 from entrepot.replication import records
-from entrepot.replication.admission import Admission
-from entrepot.replication.companions import Companion, Tags
-from entrepot.replication.concurrency import for_each
-from entrepot.replication.differences import Change, Item, Route, plan_items
-from entrepot.replication.events import (
-    CompanionFailed,
-    Event,
-    ItemFailed,
-    ItemFinished,
-    Listed,
-    RepositoryFailed,
-    Tell,
-)
-from entrepot.replication.publication import Publication
+from entrepot.replication.backoff import Backoff
+from entrepot.replication.lag import Lag
+from entrepot.replication.listing import Spot
+from entrepot.replication.records import Figures, RunFilter
 from entrepot.replication.report import Report
-from entrepot.replication.rules import Rule, RuleFile
-from entrepot.replication.signing import Signing
-from entrepot.replication.source import Source
-from entrepot.replication.source_specs import SourceSpec, parse_source
-from entrepot.replication.trust.files import load_policy
-from entrepot.replication.trust.policy import TrustPolicy
-from entrepot.replication.trust.signers import Signer, open_signer
+from entrepot.replication.rulebook import RUN_TOPIC, WORK_TOPIC, Rulebook, cancel_run, get_rule
+from entrepot.replication.rules import Rule
+from entrepot.replication.transfers import PART_BYTES
 from entrepot.storage.clock import Clock
 from entrepot.storage.database import Database
+from entrepot.storage.signals import Signals, publish
 
-OpenSource = Callable[[SourceSpec], AbstractAsyncContextManager[Source]]
-
-# Small requests, of which a source takes more at once than blobs.
-_LISTINGS_AT_ONCE = 16
-_KEPT_RUNS = 100
-# Tags in a row that fail because the source does not answer, before the rest is not even tried.
-_MAX_UNREACHABLE = 10
+# Spots that wait in one run of pushes; more stay in the queue that they come from.
+MAX_SPOTS = 1000
+_TRIES_TO_QUEUE = 5
 
 _log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """What runs may take: `concurrency` is in blobs of one run, `runs_per_source` where a source says nothing else.
+
+    `tries` is how often a run is begun before it fails for good, with waits as `backoff` says.
+    """
+
+    concurrency: int = 4
+    runs_per_source: int = 4
+    tries: int = 10
+    backoff: Backoff = field(default_factory=lambda: Backoff(first_seconds=10, most_seconds=600))
+    part_bytes: int = PART_BYTES
+    kept_runs: int = 200
+    kept: timedelta = timedelta(days=90)
+    beat_seconds: float = 1
+    silence: timedelta = timedelta(seconds=15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +71,14 @@ class Run:
     id: str
     rule: str
     status: str
+    cause: str
     runner: str | None
     queued_at: datetime
     started_at: datetime | None
+    due_at: datetime | None
     finished_at: datetime | None
+    tries: int
+    scope: list[dict[str, str]] | None
     report: dict[str, Any]
 
     @classmethod
@@ -88,376 +86,359 @@ class Run:
         """The run in a row."""
         return cls(**{name: row[name] for name in cls.__dataclass_fields__})
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether it goes on, or will."""
+        return self.status in records.UNFINISHED
+
     def to_document(self) -> dict[str, Any]:
         """As `replicate status --json` shows it."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "runner"}
 
 
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """What a source has: an item for every tag that a rule means, and by repository the tags that speak of a digest."""
-
-    items: list[Item]
-    tags: dict[RepositoryName, Tags]
-
-    @property
-    def due(self) -> list[Item]:
-        """What is not here yet, or is something else here."""
-        return [item for item in self.items if item.change is not Change.SAME]
-
-    def unchanged(self) -> dict[Route, set[Digest]]:
-        """For every repository, in order, what its tags name both there and here."""
-        found: dict[Route, set[Digest]] = {}
-        for item in self.items:
-            found.setdefault(item.route, set()).update({item.digest} if item.change is Change.SAME else ())
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a run would do: copy the items that are due but not refused, and what was attached to others since."""
-
-    items: list[Item]
-    refused: dict[Item, SignatureRefused] = field(default_factory=dict)
-    late: list[tuple[Route, Companion]] = field(default_factory=list)
-
-
-class _Patience:
-    """Tells of failures and goes on, until the source has not answered too often in a row."""
-
-    def __init__(self) -> None:
-        self._unreachable = 0
-
-    @contextlib.contextmanager
-    def telling(self, tell: Callable[[EntrepotError], None]) -> Iterator[None]:
-        """Tell of an error in the context instead of raising it. Raises Unavailable, and SourceUnreachable at last."""
-        try:
-            yield
-        except Unavailable:  # our own side: the others would fail, too
-            raise
-        except EntrepotError as error:
-            tell(error)
-            self._unreachable = self._unreachable + 1 if isinstance(error, SourceUnreachable) else 0
-            if self._unreachable > _MAX_UNREACHABLE:
-                raise
-        else:
-            self._unreachable = 0
-
-
-def silent(_: Event) -> None:
-    """Tells nobody."""
-
-
-class Replications:
-    """Every source, rule and run. `host` is the public name of our registry, which signatures speak of."""
+class Runs:
+    """Every run."""
 
     def __init__(
         self,
         database: Database,
-        registry: Registry,
+        signals: Signals,
+        rulebook: Rulebook,
         clock: Clock,
-        *,
-        concurrency: int,
-        open_source: OpenSource,
-        host: str = "localhost",
-        beat_seconds: float = 3,
-        silence_seconds: float = 15,
+        limits: RunLimits | None = None,
     ) -> None:
         self._database = database
-        self._registry = registry
+        self._signals = signals
+        self._rulebook = rulebook
         self._clock = clock
-        self._concurrency = concurrency
-        self._host = host
-        self._open_source = open_source
-        self._beat_seconds = beat_seconds
-        self._silence = timedelta(seconds=silence_seconds)
+        self.limits = limits or RunLimits()
+        # What runs of this process are woken by when somebody else changes them; and workers, when there is work.
+        self._watched: dict[str, _Bell] = {}
+        self._workers: list[_Bell] = []
+        signals.listen(RUN_TOPIC, self._ring_run)
+        signals.listen(WORK_TOPIC, self._ring_workers)
 
-    async def apply(self, file: RuleFile, actor: Actor) -> None:
-        """Put sources and rules in force, all of them or none; others stay as they are. Raises RuleInvalid."""
-
-        def work(connection: sa.Connection) -> None:
-            now = self._clock()
-            for spec in file.sources:
-                before, after = records.find_source(connection, spec.name), spec.to_document()
-                if before != after:
-                    records.put_source(connection, spec.name, after, now)
-                    note(connection, actor, "source.applied", spec.name, now, before=before, after=after)
-            for rule in file.rules:
-                if records.find_source(connection, rule.source) is None:
-                    raise RuleInvalid(
-                        f"rules.{rule.name}.source: there is no source {rule.source!r}, "
-                        "neither in this file nor applied before"
-                    )
-                before, after = records.find_rule(connection, rule.name), rule.to_document()
-                if before != after:
-                    records.put_rule(connection, rule.name, rule.source, after, now)
-                    note(connection, actor, "rule.applied", rule.name, now, before=before, after=after)
-
-        await self._database.write(work)
-
-    async def list_rules(self) -> list[Rule]:
-        """Every rule, by name."""
-        documents = await self._database.read(records.list_rules)
-        return [Rule.parse(name, document) for name, document in documents.items()]
-
-    async def list_runs(self, rule: str | None, limit: int) -> list[Run]:
-        """The latest runs of one rule, or of all. Raises RuleUnknown."""
-        if rule is not None:
-            await self._get(rule)
-        return [Run.read(row) for row in await self._database.read(lambda found: records.list_runs(found, rule, limit))]
-
-    async def plan(self, name: str, tell: Tell = silent) -> Plan:
-        """What a run of the rule would find, tag by tag. Raises RuleUnknown, RuleInvalid or SourceError."""
-        rule, spec = await self._get(name)
-        policy = _load_trust(rule)
-        async with self._open_source(spec) as source:
-            survey = await self._list(source, rule, tell)
-            publication = self._prepare(source, rule, policy, None, tell)
-            plan = Plan(survey.items)
-
-            async def judge(item: Item) -> None:
-                try:
-                    await publication.judge(item, survey.tags[item.origin])
-                except SignatureRefused as error:
-                    plan.refused[item] = error
-
-            await for_each(survey.due, judge, at_once=_LISTINGS_AT_ONCE)
-            for route, digests in survey.unchanged().items():
-                found = await publication.find_late(route, survey.tags[route.origin], digests)
-                plan.late.extend((route, companion) for companion in found)
-            return plan
+    # Asking for runs
 
     async def queue(self, name: str, actor: Actor) -> Run:
-        """Let some worker run the rule soon. Raises RuleUnknown or RunActive."""
-        return await self._begin(name, actor, is_here=False)
+        """Let some worker run the rule soon; a run that waits to be tried again waits no longer.
 
-    async def run(self, name: str, actor: Actor, tell: Tell = silent) -> Run:
-        """Run the rule here and now; a queued run, or one whose process died, is taken over.
-
-        Raises RuleUnknown, RunActive while another process runs it, RunInterrupted when another process took it over.
-        What went wrong in the run itself stands in its report.
+        Raises RuleUnknown, or RunActive while one is queued or goes on.
         """
-        run = await self._begin(name, actor, is_here=True)
-        report = Report()
-        try:
-            return await self._carry_out(run, report, tell)
-        except asyncio.CancelledError:
-            report.note_end(RunInterrupted("stopped before its end; run it again, and it goes on where it stood"))
-            await self._finish(run, report)
-            raise
 
-    async def claim(self) -> Run | None:
-        """A run that nobody works on, for `carry_out`."""
+        def work(connection: sa.Connection) -> Run:
+            now = self._clock()
+            rule = get_rule(connection, name)
+            row = _new_row(rule, "request", now)
+            if not records.insert_run(connection, row):
+                active = records.find_active_run(connection, name) or row
+                if not records.update_run(connection, active["id"], ["waiting"], due_at=row["due_at"]):
+                    raise self._is_active(active)
+                row = active
+            note(connection, actor, "run.started", name, now, run=row["id"])
+            publish(connection, WORK_TOPIC, "runs", now)
+            return _get_run(connection, row["id"])
+
+        return await self._signals.commit(work)
+
+    async def queue_scheduled(self) -> None:
+        """Queue what schedules want by now: once over all processes, and once however often it was missed."""
+        now = self._clock()
+        due = await self._database.read(lambda connection: records.list_scheduled(connection, now))
+
+        def work(connection: sa.Connection) -> None:
+            for row in due:
+                rule = Rule.parse(row["name"], row["document"])
+                following = rule.options.next_scheduled(now)
+                if not records.move_schedule(connection, rule.name, row["scheduled_at"], following):
+                    continue
+                if records.insert_run(connection, _new_row(rule, "schedule", now)):
+                    publish(connection, WORK_TOPIC, "runs", now)
+                else:
+                    _log.info("schedule skipped", rule=rule.name, reason="its last run is not finished")
+
+        if due:
+            await self._signals.commit(work)
+
+    async def queue_pushes(self, source: str, spots: Sequence[Spot]) -> bool:
+        """Queue what the rules of a source mean of `spots`; False when so much waits that it must come later."""
+
+        def work(connection: sa.Connection) -> bool:
+            now = self._clock()
+            for name, document in records.list_rules_of(connection, source).items():
+                rule = Rule.parse(name, document)
+                wanted = [spot for spot in spots if _selects(rule, spot)]
+                if wanted and not self._queue_spots(connection, rule, wanted, now):
+                    return False
+            publish(connection, WORK_TOPIC, "runs", now)
+            return True
+
+        return await self._signals.commit(work)
+
+    def _queue_spots(self, connection: sa.Connection, rule: Rule, spots: Sequence[Spot], now: datetime) -> bool:
+        for _ in range(_TRIES_TO_QUEUE):
+            row = _new_row(rule, "push", now) | {"scope": [spot.to_document() for spot in sorted(set(spots))]}
+            if records.insert_run(connection, row):
+                return True
+            waiting = records.lock_queued_pushes(connection, rule.name)
+            if waiting is None:  # claimed at this moment
+                continue
+            scope = sorted({*spots, *map(Spot.read, waiting["scope"])})
+            if len(scope) > MAX_SPOTS:
+                return False
+            return records.update_run(
+                connection, waiting["id"], ["queued"], scope=[spot.to_document() for spot in scope]
+            )
+        return False
+
+    async def claim_now(self, name: str, actor: Actor) -> Run:
+        """The run of a rule, for this process, whatever its window: a new one, or one that nobody works on.
+
+        Raises RuleUnknown, or RunActive while another process works on it.
+        """
+
+        def work(connection: sa.Connection) -> Run:
+            now = self._clock()
+            row = _new_row(get_rule(connection, name), "request", now)
+            if records.insert_run(connection, row):
+                note(connection, actor, "run.started", name, now, run=row["id"])
+            active = records.find_active_run(connection, name) or row
+            is_free = active["status"] != "running" or active["seen_at"] < now - self.limits.silence
+            taken = self._take(connection, active, now) if is_free else None
+            if taken is None:
+                raise self._is_active(active)
+            return taken
+
+        return await self._signals.commit(work)
+
+    def _is_active(self, row: records.Row) -> RunActive:
+        name = row["rule"]
+        return RunActive(
+            f"rule {name!r} has a run that is {row['status']}; see: entrepot replicate status {name}. "
+            f"If its process died, another takes it over {self.limits.silence.seconds} seconds later"
+        )
+
+    async def list_runs(self, wanted: RunFilter, limit: int) -> list[Run]:
+        """The latest runs that fit, newest first. Raises RuleUnknown."""
+        if wanted.rule is not None:
+            await self._rulebook.get_rule(wanted.rule)
+        rows = await self._database.read(lambda connection: records.list_runs(connection, wanted, limit))
+        return [Run.read(row) for row in rows]
+
+    async def get_run(self, run_id: str) -> Run:
+        """A run. Raises RunUnknown."""
+        row = await self._database.read(lambda connection: records.find_run(connection, run_id))
+        if row is None:
+            raise _no_run(run_id)
+        return Run.read(row)
+
+    async def list_artifacts(self, run_id: str, after: int, limit: int) -> list[records.Row]:
+        """What became of the tags of a run, in order, behind the one with the id `after`. Raises RunUnknown."""
+        await self.get_run(run_id)
+        return await self._database.read(lambda connection: records.list_artifacts(connection, run_id, after, limit))
+
+    async def count(self, subject: str, amounts: Mapping[str, int]) -> None:
+        """Count what happened to `subject` (`source:NAME`), over all processes."""
+        await self._database.write(lambda connection: records.add_totals(connection, subject, amounts))
+
+    async def read_figures(self) -> Figures:
+        """What is measured, over all processes."""
+        return await self._database.read(records.read_figures)
+
+    async def cancel(self, run_id: str, actor: Actor) -> Run:
+        """End a run, on whatever machine it goes on. Raises RunUnknown, or RunFinished when it has ended."""
+
+        def work(connection: sa.Connection) -> Run:
+            now = self._clock()
+            row = records.find_run(connection, run_id)
+            if row is None:
+                raise _no_run(run_id)
+            if not cancel_run(connection, run_id, now):
+                raise RunFinished(f"run {run_id} has ended already")
+            records.add_totals(connection, f"rule:{row['rule']}", {"runs_cancelled": 1})
+            note(connection, actor, "run.cancelled", row["rule"], now, run=run_id)
+            return _get_run(connection, run_id)
+
+        return await self._signals.commit(work)
+
+    async def cancel_rule(self, name: str, actor: Actor) -> list[Run]:
+        """End every unfinished run of a rule. Raises RuleUnknown."""
+        await self._rulebook.get_rule(name)
+        cancelled = []
+        for run_id in await self._database.read(lambda connection: records.list_unfinished(connection, name)):
+            with contextlib.suppress(RunFinished):
+                cancelled.append(await self.cancel(run_id, actor))
+        return cancelled
+
+    async def claim(self, *, takes_whole: bool = True, takes_pushes: bool = True) -> Run | None:
+        """A run that nobody works on, for `carry_out`: of a whole rule, or of pushes."""
+        now = self._clock()
+        silent_since = now - self.limits.silence
 
         def work(connection: sa.Connection) -> Run | None:
-            now = self._clock()
-            run_id = records.find_claimable_run(connection, now - self._silence)
-            return None if run_id is None else self._take(connection, run_id, now)
+            room: dict[tuple[str, bool], bool] = {}
+            for row in records.list_claimable(connection, now, silent_since):
+                is_whole = row["scope"] is None
+                if not (takes_whole if is_whole else takes_pushes) or not self._may_begin(connection, row, now):
+                    continue
+                source = row["source"]
+                if source is not None and (source, is_whole) not in room:
+                    room[source, is_whole] = self._has_room(connection, source, silent_since, is_whole=is_whole)
+                if (source is None or room[source, is_whole]) and (run := self._take(connection, row, now)):
+                    return run
+            return None
 
         # Looked at without the writer's lock first: mostly there is nothing.
-        silent_since = self._clock() - self._silence
-        if await self._database.read(lambda found: records.find_claimable_run(found, silent_since)) is None:
+        if not await self._database.read(lambda found: records.has_claimable(found, now, silent_since)):
             return None
         return await self._database.write(work)
 
-    async def give_back(self, run: Run) -> None:
-        """Let somebody else go on with a claimed run."""
-        await self._database.write(
-            lambda connection: records.update_claimed_run(connection, run.id, run.runner, status="queued")
-        )
+    def _may_begin(self, connection: sa.Connection, row: records.Row, now: datetime) -> bool:
+        """Whether a run is to begin now: its window is open, and it was not begun too often."""
+        if row["tries"] >= self.limits.tries:
+            report = Report(before=row["report"])
+            report.note_end(RunInterrupted(f"it was begun {row['tries']} times, and its process died each time"))
+            values = {"status": "failed", "finished_at": now, "report": report.to_document()}
+            records.update_run(connection, row["id"], [row["status"]], **values)
+            records.add_totals(connection, f"rule:{row['rule']}", {"runs_failed": 1})
+            return False
+        due_at = now if row["document"] is None else Rule.parse(row["rule"], row["document"]).options.next_open(now)
+        if due_at > now:
+            values = {"status": unclaimed_status(row["scope"]), "runner": None, "due_at": due_at}
+            records.update_run(connection, row["id"], [row["status"]], **values)
+        return due_at <= now
 
-    async def carry_out(self, run: Run) -> Run:
-        """Work on a claimed run until it is finished. Raises RunInterrupted when another process took it over."""
-        return await self._carry_out(run, Report(), silent)
+    def _has_room(self, connection: sa.Connection, source: str, silent_since: datetime, *, is_whole: bool) -> bool:
+        most = records.lock_source(connection, source).get("concurrent_runs") or self.limits.runs_per_source
+        return records.count_running(connection, source, silent_since, is_whole=is_whole) < most
 
-    async def _carry_out(self, run: Run, report: Report, tell: Tell) -> Run:
-        def hear(event: Event) -> None:
-            report.note(event)
-            tell(event)
+    def _take(self, connection: sa.Connection, row: records.Row, now: datetime) -> Run | None:
+        is_taken = records.claim_run(connection, row, uuid.uuid4().hex, now)
+        return _get_run(connection, row["id"]) if is_taken else None
 
-        work = asyncio.create_task(self._replicate(run.rule, hear))
-        beat = asyncio.create_task(self._beat(run, report))
+    async def record(self, run: Run, report: Report, lag: Lag | None, values: dict[str, Any]) -> bool:
+        """Change a claimed run, with all that it has found out; False when it is not ours any more."""
+        artifacts = report.take_artifacts()
+        now = self._clock()
+
+        def work(connection: sa.Connection) -> bool:
+            if not records.update_claimed_run(connection, run.id, run.runner, **values):
+                return False
+            dated = [{**artifact, "at": now} for artifact in artifacts]
+            records.insert_artifacts(connection, run.id, run.tries, dated)
+            if lag is not None and lag.is_listed:
+                self._note_lag(connection, run, lag, now)
+            if values.get("status") in records.FINISHED:
+                self._note_end(connection, run, values, now)
+            return True
+
+        writing = asyncio.ensure_future(self._database.write(work))
         try:
-            await asyncio.wait({work, beat}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                await beat  # raises RunInterrupted
-            await work
-        except RunInterrupted:
-            raise
-        except EntrepotError as error:
-            report.note_end(error)
-        except Exception:  # noqa: BLE001 - reason below
-            # A mistake of ours: the run must end all the same, or it would be taken up again and again.
-            _log.exception("run failed unexpectedly", rule=run.rule, run=run.id)
-            report.note_end(EntrepotError(f"failed unexpectedly; the log of run {run.id} says more"))
+            return await asyncio.shield(writing)
         finally:
-            for task in (work, beat):
-                task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({work, beat})
-        return await self._finish(run, report)
+            # What a cancelled caller no longer waits for is written all the same, or is not.
+            await asyncio.wait({writing})
+            if writing.cancelled() or writing.exception() is not None:
+                report.give_back(artifacts)
 
-    async def _begin(self, name: str, actor: Actor, *, is_here: bool) -> Run:
-        def work(connection: sa.Connection) -> Run:
-            now = self._clock()
-            if records.find_rule(connection, name) is None:
-                raise _no_rule(name)
-            run_id = str(uuid.uuid4())
-            row: records.Row = {"id": run_id, "rule": name, "status": "queued", "queued_at": now, "report": {}}
-            if records.insert_run(connection, row):
-                note(connection, actor, "run.started", name, now, run=run_id)
-            else:
-                active = records.find_active_run(connection, name) or row
-                if not is_here or not self._is_free(active, now):
-                    raise RunActive(
-                        f"rule {name!r} has a run that is {active['status']}; see: entrepot replicate status {name}. "
-                        f"If its process died, another takes it over {self._silence.seconds} seconds later"
-                    )
-                run_id = active["id"]
-            return self._take(connection, run_id, now) if is_here else _get_run(connection, run_id)
+    def _note_lag(self, connection: sa.Connection, run: Run, lag: Lag, now: datetime) -> None:
+        known = records.lock_unreplicated(connection, run.rule)
+        if known is None:  # the rule was deleted
+            return
+        values: dict[str, Any] = {"unreplicated": lag.update(known, now)}
+        if run.scope is None:
+            values["listed_at"] = now
+        records.update_rule(connection, run.rule, **values)
 
-        return await self._database.write(work)
+    def _note_end(self, connection: sa.Connection, run: Run, values: dict[str, Any], now: datetime) -> None:
+        report, status = values["report"], values["status"]
+        amounts = {f"runs_{status}": 1} | {name: report[name] for name in ("bytes", "tags_copied", "refused")}
+        amounts["failed"] = report["failed"] - report["refused"]
+        if records.find_rule(connection, run.rule) is not None:
+            records.add_totals(connection, f"rule:{run.rule}", amounts)
+            if status == "done":
+                records.update_rule(connection, run.rule, succeeded_at=now)
+        records.delete_old_runs(connection, run.rule, self.limits.kept_runs, now - self.limits.kept)
 
-    def _is_free(self, row: records.Row, now: datetime) -> bool:
-        return row["status"] == "queued" or (row["seen_at"] is not None and row["seen_at"] < now - self._silence)
-
-    def _take(self, connection: sa.Connection, run_id: str, now: datetime) -> Run:
-        records.claim_run(connection, run_id, uuid.uuid4().hex, now)
-        return _get_run(connection, run_id)
-
-    async def _get(self, name: str) -> tuple[Rule, SourceSpec]:
-        def work(connection: sa.Connection) -> tuple[Rule, SourceSpec]:
-            document = records.find_rule(connection, name)
-            if document is None:
-                raise _no_rule(name)
-            rule = Rule.parse(name, document)
-            return rule, parse_source(rule.source, records.find_source(connection, rule.source))
-
-        return await self._database.read(work)
-
-    async def _replicate(self, name: str, tell: Tell) -> None:
-        """Copy what a rule means; what fails for one tag is told, and the others go on."""
-        rule, spec = await self._get(name)
-        policy = _load_trust(rule)
-        async with self._open_source(spec) as source, _open_signer(rule) as signer:
-            survey = await self._list(source, rule, tell)
-            tell(Listed(survey.items))
-            publication = self._prepare(source, rule, policy, signer, tell)
-            patience = _Patience()
-
-            async def publish(item: Item) -> None:
-                with patience.telling(lambda error: tell(ItemFailed(item, error))):
-                    signed = await publication.publish(item, survey.tags[item.origin])
-                    tell(ItemFinished(item, signed))
-
-            await for_each(survey.due, publish, at_once=self._concurrency)
-            for route, digests in survey.unchanged().items():
-                tags = survey.tags[route.origin]
-                await self._refresh(publication, route, tags, digests, patience, tell)
-
-    async def _refresh(
-        self,
-        publication: Publication,
-        route: Route,
-        tags: Tags,
-        digests: set[Digest],
-        patience: _Patience,
-        tell: Tell,
-    ) -> None:
-        """Copy what was attached to tags that are as here since, and sign what was not signed."""
-        late: list[Companion] = []
-        with patience.telling(lambda error: tell(CompanionFailed(route, "referrers", error))):
-            late = await publication.find_late(route, tags, digests)
-
-        async def bring(companion: Companion) -> None:
-            with patience.telling(lambda error: tell(CompanionFailed(route, str(companion), error))):
-                await publication.bring(route, tags, companion)
-
-        async def sign(digest: Digest) -> None:
-            with patience.telling(lambda error: tell(CompanionFailed(route, f"signing {digest}", error))):
-                await publication.sign(route, digest)
-
-        await for_each(late, bring, at_once=self._concurrency)
-        await for_each(sorted(digests), sign, at_once=self._concurrency)
-
-    def _prepare(
-        self, source: Source, rule: Rule, policy: TrustPolicy | None, signer: Signer | None, tell: Tell
-    ) -> Publication:
-        return Publication(
-            source,
-            self._registry,
-            concurrency=self._concurrency,
-            tell=tell,
-            follow=rule.follow,
-            admission=None if policy is None else Admission(source, policy, self._clock),
-            signing=None if signer is None else Signing(self._registry, signer, self._host),
+    async def note_cancelled(self, run: Run, report: Report) -> None:
+        """Keep how far a run had come that was cancelled while this process worked on it."""
+        await self._database.write(
+            lambda connection: records.update_cancelled_run(connection, run.id, run.runner, report.to_document())
         )
 
-    async def _list(self, source: Source, rule: Rule, tell: Tell) -> Survey:
-        """Every tag at the source that the rule means, in order."""
-        literal = rule.literal_repositories()
-        names = await _find_repositories(source, rule) if literal is None else literal
-        items: list[Item] = []
-        tags: dict[RepositoryName, Tags] = {}
+    async def why_not_ours(self, run: Run) -> RunInterrupted:
+        """The error that says what became of a run that was claimed here."""
+        with contextlib.suppress(DatabaseUnavailable, RunUnknown):
+            if (await self.get_run(run.id)).status == "cancelled":
+                return RunCancelled(f"run {run.id} of rule {run.rule!r} was cancelled")
+        return RunInterrupted(f"run {run.id} of rule {run.rule!r} was taken over by another process")
 
-        async def list_one(name: RepositoryName) -> None:
-            try:
-                there, tags[name] = await _read_tags(source, rule, name)
-            except SourceMissing as error:
-                # A repository that the source lists, but that has no tags, is unknown to some of them.
-                if literal is not None:
-                    tell(RepositoryFailed(name, error))
-                return
-            target = rule.target_of(name)
-            here = await self._registry.read_tag_digests(target, there.keys())
-            items.extend(plan_items(name, target, there, here))
+    @contextmanager
+    def watching(self, run: Run) -> Iterator[asyncio.Event]:
+        """An event that is set when somebody else changes a run."""
+        bell = _Bell()
+        self._watched[run.id] = bell
+        try:
+            yield bell.event
+        finally:
+            del self._watched[run.id]
 
-        await for_each(names, list_one, at_once=self._concurrency)
-        return Survey(sorted(items, key=lambda item: (item.origin, item.tag)), tags)
+    @contextmanager
+    def watching_work(self) -> Iterator[asyncio.Event]:
+        """An event that is set when there may be something to claim, or sources and rules have changed."""
+        bell = _Bell()
+        self._workers.append(bell)
+        try:
+            yield bell.event
+        finally:
+            self._workers.remove(bell)
 
-    async def _beat(self, run: Run, report: Report) -> None:
-        """Show life, and how far the run is, until cancelled. Raises RunInterrupted when it is not ours any more."""
-        last = self._clock()
-        while True:
-            await asyncio.sleep(self._beat_seconds)
-            now = self._clock()
+    def _ring_run(self, run_id: str) -> None:
+        if (bell := self._watched.get(run_id)) is not None:
+            bell.ring()
 
-            def work(connection: sa.Connection, now: datetime = now) -> bool:
-                return records.update_claimed_run(
-                    connection, run.id, run.runner, seen_at=now, report=report.to_document()
-                )
-
-            try:
-                is_ours = await self._database.write(work)
-            except DatabaseUnavailable:
-                is_ours = now - last < self._silence
-            else:
-                last = now
-            if not is_ours:
-                raise RunInterrupted(f"run {run.id} of rule {run.rule!r} was taken over by another process")
-
-    async def _finish(self, run: Run, report: Report) -> Run:
-        def work(connection: sa.Connection) -> Run:
-            status = "done" if report.is_good else "failed"
-            if not records.update_claimed_run(
-                connection,
-                run.id,
-                run.runner,
-                status=status,
-                finished_at=self._clock(),
-                report=report.to_document(),
-            ):
-                raise RunInterrupted(f"run {run.id} of rule {run.rule!r} was taken over by another process")
-            records.delete_old_runs(connection, run.rule, _KEPT_RUNS)
-            return _get_run(connection, run.id)
-
-        finished = await self._database.write(work)
-        _log.info("run finished", rule=run.rule, run=run.id, status=finished.status, **_summary(finished.report))
-        return finished
+    def _ring_workers(self, _what: str) -> None:
+        for bell in list(self._workers):
+            bell.ring()
 
 
-def _no_rule(name: str) -> RuleUnknown:
-    return RuleUnknown(f"there is no rule {name!r}; see: entrepot replicate list")
+class _Bell:
+    """An event that any thread can set."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.event = asyncio.Event()
+
+    def ring(self) -> None:
+        """Set it."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self.event.set)
+
+
+def unclaimed_status(scope: object) -> str:
+    """The status of a run that anybody may go on with.
+
+    Of pushes there may be others queued by now, and there is one such run of a rule: so it waits.
+    """
+    return "queued" if scope is None else "waiting"
+
+
+def _selects(rule: Rule, spot: Spot) -> bool:
+    return rule.selects(RepositoryName(spot.repository)) and (not spot.tag or rule.selects_tag(Tag(spot.tag)))
+
+
+def _new_row(rule: Rule, cause: str, now: datetime) -> records.Row:
+    return {
+        "id": str(uuid.uuid4()),
+        "rule": rule.name,
+        "status": "queued",
+        "cause": cause,
+        "queued_at": now,
+        "due_at": rule.options.next_open(now),
+        "priority": rule.options.priority,
+        "scope": None,
+        "report": {},
+    }
 
 
 def _get_run(connection: sa.Connection, run_id: str) -> Run:
@@ -467,48 +448,5 @@ def _get_run(connection: sa.Connection, run_id: str) -> Run:
     return Run.read(row)
 
 
-def _summary(report: dict[str, Any]) -> dict[str, Any]:
-    problem = report.get("problem", {}).get("problem")
-    return {"tags_copied": report["tags_copied"], "bytes": report["bytes"], "failed": report["failed"]} | (
-        {"problem": problem} if problem else {}
-    )
-
-
-async def _find_repositories(source: Source, rule: Rule) -> list[RepositoryName]:
-    """The repositories that the source lists and the rule means."""
-    try:
-        return sorted({name async for name in source.list_repositories() if rule.selects(name)})
-    except SourceUnreachable:
-        raise
-    except SourceError as error:
-        raise type(error)(
-            f"{error}. Where a source does not list its repositories, name them in the rule without *"
-        ) from error
-
-
-async def _read_tags(source: Source, rule: Rule, repository: RepositoryName) -> tuple[dict[Tag, Digest], Tags]:
-    """What every tag that the rule means names at the source; and the tags that speak of a digest."""
-    entries = [entry async for entry in source.list_tags(repository)]
-    attached = {entry.tag: entry.digest for entry in entries if subject_of(entry.tag) is not None}
-    entries = [entry for entry in entries if rule.selects_tag(entry.tag)]
-    found = {entry.tag: entry.digest for entry in entries if entry.digest is not None}
-
-    async def read(tag: Tag) -> None:
-        with contextlib.suppress(SourceMissing):  # deleted since it was listed
-            found[tag] = await source.get_digest(repository, tag)
-
-    await for_each([entry.tag for entry in entries if entry.digest is None], read, at_once=_LISTINGS_AT_ONCE)
-    return found, attached
-
-
-def _load_trust(rule: Rule) -> TrustPolicy | None:
-    return None if rule.trust is None else load_policy(rule.trust, f"rules.{rule.name}.trust")
-
-
-@asynccontextmanager
-async def _open_signer(rule: Rule) -> AsyncIterator[Signer | None]:
-    if rule.sign is None:
-        yield None
-        return
-    async with open_signer(rule.sign, f"rules.{rule.name}.sign") as signer:
-        yield signer
+def _no_run(run_id: str) -> RunUnknown:
+    return RunUnknown(f"there is no run {run_id[:80]!r}")

@@ -56,9 +56,9 @@ class Source(Protocol):
         """
 
     def open_blob(
-        self, repository: RepositoryName, blob: Descriptor
+        self, repository: RepositoryName, blob: Descriptor, start: int = 0
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """The pieces of a blob: never more bytes than its descriptor says, and fewer only with an error.
+        """The pieces of a blob from byte `start` on: never more than its descriptor says, and fewer only with an error.
 
         Whether they have the blob's digest is for the reader to check.
         """

@@ -31,6 +31,8 @@ _ROLE = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]{1,576}", re.
 _EXTERNAL_ID = re.compile(r"[\w+=,.@:/-]{2,1224}", re.ASCII)
 _KEY_ID = re.compile(r"[A-Z0-9]{16,128}")
 _MAX_ROLES = 5
+_MAX_RUNS = 64
+_QUEUE = re.compile(r"https?://[A-Za-z0-9.:\[\]-]{1,255}/[0-9]{12}/[A-Za-z0-9_-]{1,80}(?:\.fifo)?", re.ASCII)
 _PRIVATE_REDIRECTS = {"allow": True, "refuse": False}
 _WORDS = {allowed: word for word, allowed in _PRIVATE_REDIRECTS.items()}
 
@@ -97,6 +99,17 @@ class Network:
         }
 
 
+_LIMIT_FIELDS = frozenset({"concurrent_runs"})
+
+
+def _parse_concurrent_runs(fields: Mapping[str, Any], where: str) -> int | None:
+    """How many runs may copy from the source at the same time; None: as many as the settings say."""
+    value = fields.get("concurrent_runs")
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _MAX_RUNS):
+        raise RuleInvalid(f"{where}.concurrent_runs: must be a whole number from 1 to {_MAX_RUNS}")
+    return value
+
+
 _NETWORK_FIELDS = frozenset({"proxy", "ca_file", "private_redirects"})
 
 
@@ -109,18 +122,21 @@ class OciSpec:
     username: str | None = None
     password: SecretPlace | None = None
     network: Network = Network()
+    concurrent_runs: int | None = None
 
     @classmethod
     def parse(cls, name: str, fields: Mapping[str, Any], where: str) -> Self:
         """The source in a document."""
         password = SecretPlace.find(fields, "password", where)
-        verify_known(fields, where, {"type", "url", "username", "password_file", "password_env", *_NETWORK_FIELDS})
+        known = {"type", "url", "username", "password_file", "password_env", *_NETWORK_FIELDS, *_LIMIT_FIELDS}
+        verify_known(fields, where, known)
         spec = cls(
             name=name,
             url=parse_origin(fields.get("url"), f"{where}.url"),
             username=parse_text(fields.get("username"), f"{where}.username"),
             password=password,
             network=Network.parse(fields, where),
+            concurrent_runs=_parse_concurrent_runs(fields, where),
         )
         if (spec.username is None) != (password is None):
             raise RuleInvalid(f"{where}: a login is a username and a password_file or password_env; give both or none")
@@ -130,7 +146,8 @@ class OciSpec:
         """As in replication.yaml, without the name."""
         password = self.password or SecretPlace()
         document = {"type": "oci", "url": self.url, "username": self.username, **password.to_document("password")}
-        return without_nothing(document | self.network.to_document())
+        limits = {"concurrent_runs": self.concurrent_runs}
+        return without_nothing(document | self.network.to_document() | limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +257,35 @@ def _parse_roles(fields: Mapping[str, Any], where: str) -> tuple[AwsRole, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class PushQueue:
+    """The SQS queue that EventBridge tells of pushes, and where SQS is asked, when AWS's own address is not meant."""
+
+    url: str
+    region: str | None = None
+    endpoint: URL | None = None
+
+    @classmethod
+    def find(cls, fields: Mapping[str, Any], where: str) -> Self | None:
+        """The queue in the field `events`, None where there is none."""
+        if fields.get("events") is None:
+            return None
+        place = f"{where}.events"
+        events = parse_mapping(fields["events"], place)
+        verify_known(events, place, {"queue_url", "region", "endpoint"})
+        url = parse_text(events.get("queue_url"), f"{place}.queue_url")
+        if url is None or not _QUEUE.fullmatch(url):
+            raise RuleInvalid(f"{place}.queue_url: must be the URL of an SQS queue: https://HOST/ACCOUNT/NAME")
+        region = events.get("region")
+        if region is not None and not (isinstance(region, str) and _REGION.fullmatch(region)):
+            raise RuleInvalid(f"{place}.region: must be an AWS region such as eu-west-1")
+        return cls(url, region, find_origin(events.get("endpoint"), f"{place}.endpoint"))
+
+    def to_document(self) -> dict[str, Any]:
+        """The same mapping."""
+        return without_nothing({"queue_url": self.url, "region": self.region, "endpoint": self.endpoint})
+
+
+@dataclass(frozen=True, slots=True)
 class EcrSpec:
     """The private ECR registry of one AWS account in one region.
 
@@ -252,6 +298,8 @@ class EcrSpec:
     endpoint: URL | None = None
     registry_url: URL | None = None
     network: Network = Network()
+    events: PushQueue | None = None
+    concurrent_runs: int | None = None
 
     @property
     def url(self) -> URL:
@@ -265,7 +313,11 @@ class EcrSpec:
     def parse(cls, name: str, fields: Mapping[str, Any], where: str) -> Self:
         """The source in a document."""
         access = AwsAccess.parse(fields, where)
-        verify_known(fields, where, {"type", "account", "endpoint", "url", *_AWS_FIELDS, *_NETWORK_FIELDS})
+        verify_known(
+            fields,
+            where,
+            {"type", "account", "endpoint", "url", "events", *_AWS_FIELDS, *_NETWORK_FIELDS, *_LIMIT_FIELDS},
+        )
         account = fields.get("account")
         if not isinstance(account, str) or not _ACCOUNT.fullmatch(account):
             raise RuleInvalid(f"{where}.account: must be the 12 digits of an AWS account, in quotes")
@@ -276,11 +328,20 @@ class EcrSpec:
             endpoint=find_origin(fields.get("endpoint"), f"{where}.endpoint"),
             registry_url=find_origin(fields.get("url"), f"{where}.url"),
             network=Network.parse(fields, where),
+            events=PushQueue.find(fields, where),
+            concurrent_runs=_parse_concurrent_runs(fields, where),
         )
 
     def to_document(self) -> dict[str, Any]:
         """As in replication.yaml, without the name."""
-        document = {"type": "ecr", "account": self.account, "endpoint": self.endpoint, "url": self.registry_url}
+        document = {
+            "type": "ecr",
+            "account": self.account,
+            "endpoint": self.endpoint,
+            "url": self.registry_url,
+            "events": None if self.events is None else self.events.to_document(),
+            "concurrent_runs": self.concurrent_runs,
+        }
         return without_nothing(document | self.access.to_document() | self.network.to_document())
 
 
@@ -294,11 +355,12 @@ class ArchiveSpec:
     name: str
     path: str
     repository: RepositoryName | None = None
+    concurrent_runs: int | None = None
 
     @classmethod
     def parse(cls, name: str, fields: Mapping[str, Any], where: str) -> Self:
         """The source in a document."""
-        verify_known(fields, where, {"type", "path", "repository"})
+        verify_known(fields, where, {"type", "path", "repository", *_LIMIT_FIELDS})
         path = parse_path(fields.get("path"), f"{where}.path")
         if path is None:
             raise RuleInvalid(f"{where}.path: must be the path of an OCI layout, a folder or a tar file")
@@ -307,12 +369,13 @@ class ArchiveSpec:
             repository = None if text is None else RepositoryName.parse(text)
         except NameInvalid as error:
             raise RuleInvalid(f"{where}.repository: {error}") from error
-        return cls(name, path, repository)
+        return cls(name, path, repository, _parse_concurrent_runs(fields, where))
 
     def to_document(self) -> dict[str, Any]:
         """As in replication.yaml, without the name."""
         repository = None if self.repository is None else self.repository.value
-        return without_nothing({"type": "archive", "path": self.path, "repository": repository})
+        limits = {"concurrent_runs": self.concurrent_runs}
+        return without_nothing({"type": "archive", "path": self.path, "repository": repository} | limits)
 
 
 SourceSpec = OciSpec | EcrSpec | ArchiveSpec

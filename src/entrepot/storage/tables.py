@@ -501,7 +501,17 @@ replication_rules = sa.Table(
     sa.Column("source", sa.ForeignKey("replication_sources.name"), nullable=False),
     sa.Column("document", sa.JSON, nullable=False),
     sa.Column("updated_at", Instant, nullable=False),
+    # When its schedule wants a run. Whoever moves it on, of all processes, queues that run.
+    sa.Column("scheduled_at", Instant, nullable=True),
+    # Of its latest listing: what was not here, and since when; see replication/lag.py.
+    sa.Column("listed_at", Instant, nullable=True),
+    sa.Column("unreplicated", sa.JSON(none_as_null=True), nullable=True),
+    sa.Column("succeeded_at", Instant, nullable=True),
+    sa.Index(None, "scheduled_at"),
 )
+
+_UNFINISHED = "status IN ('queued', 'running', 'waiting') AND scope IS NULL"
+_UNCLAIMED_PUSHES = "status = 'queued' AND scope IS NOT NULL"
 
 replication_runs = sa.Table(
     "replication_runs",
@@ -516,16 +526,79 @@ replication_runs = sa.Table(
     sa.Column("seen_at", Instant, nullable=True),
     sa.Column("finished_at", Instant, nullable=True),
     sa.Column("report", sa.JSON, nullable=False),
-    sa.CheckConstraint("status IN ('queued', 'running', 'done', 'failed')", name="ck_replication_runs_status"),
+    # Not begun before; NULL: at once.
+    sa.Column("due_at", Instant, nullable=True),
+    # How often it was begun.
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
+    # What asked for it: a request, the schedule, or pushes.
+    sa.Column("cause", text(16), nullable=False, server_default="request"),
+    # The repositories and tags that it is about, as pushes named them; NULL: all that the rule means.
+    sa.Column("scope", sa.JSON(none_as_null=True), nullable=True),
+    sa.CheckConstraint(
+        "status IN ('queued', 'running', 'waiting', 'done', 'failed', 'cancelled')", name="ck_replication_runs_status"
+    ),
     sa.Index(None, "rule", "queued_at"),
-    # One unfinished run per rule, whoever asks.
+    sa.Index(None, "status", "due_at"),
+    sa.Index(None, "finished_at"),
+    # One unfinished run of the whole rule, whoever asks.
     sa.Index(
         "uq_replication_runs_active",
         "rule",
         unique=True,
-        sqlite_where=sa.text("status IN ('queued', 'running')"),
-        postgresql_where=sa.text("status IN ('queued', 'running')"),
+        sqlite_where=sa.text(_UNFINISHED),
+        postgresql_where=sa.text(_UNFINISHED),
     ),
+    # Pushes wait for their rule's worker in one run.
+    sa.Index(
+        "uq_replication_runs_pushes",
+        "rule",
+        unique=True,
+        sqlite_where=sa.text(_UNCLAIMED_PUSHES),
+        postgresql_where=sa.text(_UNCLAIMED_PUSHES),
+    ),
+)
+
+# What became of the single tags of a run.
+replication_artifacts = sa.Table(
+    "replication_artifacts",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("run_id", sa.ForeignKey("replication_runs.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("try", sa.Integer, nullable=False),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("origin", text(255), nullable=False),
+    sa.Column("target", text(255), nullable=False),
+    # Empty: the whole repository.
+    sa.Column("tag", text(128), nullable=False),
+    sa.Column("digest", text(140), nullable=True),
+    sa.Column("outcome", text(16), nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("side", text(16), nullable=True),
+    sa.Column("problem", text(1000), nullable=True),
+    sa.Column("is_temporary", sa.Boolean, nullable=True),
+    sa.Column("signed_by", text(400), nullable=True),
+    sa.Index(None, "run_id", "id"),
+    sqlite_autoincrement=True,
+)
+
+# Large blobs on their way, each received so far by an upload session that any process can go on with.
+replication_transfers = sa.Table(
+    "replication_transfers",
+    metadata,
+    sa.Column("repository", text(255), primary_key=True),
+    sa.Column("digest", text(140), primary_key=True),
+    sa.Column("upload_id", sa.ForeignKey("uploads.id", ondelete="CASCADE"), nullable=False, unique=True),
+)
+
+# What was counted since the rule or source (`rule:NAME`, `source:NAME`) came to be, over all processes.
+replication_totals = sa.Table(
+    "replication_totals",
+    metadata,
+    sa.Column("subject", text(80), primary_key=True),
+    sa.Column("name", text(40), primary_key=True),
+    sa.Column("amount", sa.BigInteger, nullable=False),
 )
 
 # between processes

@@ -16,7 +16,7 @@ Check = Callable[[], Awaitable[None]]
 class OpsFace:
     """`collect` gathers the metrics. `checks` are named dependencies; each raises when it does not serve."""
 
-    def __init__(self, collect: Callable[[], CollectorRegistry], checks: Mapping[str, Check]) -> None:
+    def __init__(self, collect: Callable[[], Awaitable[CollectorRegistry]], checks: Mapping[str, Check]) -> None:
         self._collect = collect
         self._checks = checks
 
@@ -28,7 +28,7 @@ class OpsFace:
         if scope["method"] not in {"GET", "HEAD"}:
             await send_json(send, 405, {"status": "only GET is possible here"}, [(b"allow", b"GET, HEAD")])
         elif scope["path"] == "/metrics":
-            content = generate_latest(self._collect())
+            content = generate_latest(await self._collect())
             await send_bytes(send, 200, [(b"content-type", CONTENT_TYPE_LATEST.encode())], content, is_head=is_head)
         elif scope["path"] == "/livez":
             await send_json(send, 200, {"status": "ok"}, is_head=is_head)

@@ -120,9 +120,7 @@ async def test_what_is_exported_here_is_replicated_there(
     async with serve(tmp_path / "there") as there:
         rule = {"source": "usb", "repositories": ["**"], "tags": {"include": ["*"]}, "target": "from/{repository}"}
         source = {"type": "archive", "path": str(tmp_path / name)}
-        await there.parts.replications.apply(
-            parse_rule_file({"sources": {"usb": source}, "rules": {"all": rule}}), TESTER
-        )
+        await there.parts.rulebook.apply(parse_rule_file({"sources": {"usb": source}, "rules": {"all": rule}}), TESTER)
         run = await there.parts.replications.run("all", TESTER)
         assert run.status == "done", run.report
         found = await there.parts.registry.read_tag_digests(
@@ -428,7 +426,7 @@ async def test_a_blob_with_another_digest_is_not_kept(tmp_path: Path) -> None:
     async with serve(tmp_path / "data") as served:
         rule = {"source": "usb", "repositories": ["**"], "tags": {"include": ["*"]}}
         document = {"sources": {"usb": {"type": "archive", "path": str(path)}}, "rules": {"all": rule}}
-        await served.parts.replications.apply(parse_rule_file(document), TESTER)
+        await served.parts.rulebook.apply(parse_rule_file(document), TESTER)
         run = await served.parts.replications.run("all", TESTER)
         assert "source usb: blob" in run.report["failures"][0]["problem"]
         assert await served.parts.registry.read_tag_digests(API, [Tag("v1")]) == {}

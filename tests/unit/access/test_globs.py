@@ -1,3 +1,4 @@
+import itertools
 import re
 
 import pytest
@@ -62,3 +63,40 @@ def test_no_pattern_makes_matching_explode() -> None:
 def test_a_glob_without_stars_is_literal() -> None:
     assert Glob.parse("smm/api").literal == "smm/api"
     assert Glob.parse("smm/*").literal is None
+
+
+_WORDS = st.lists(st.sampled_from(["a", "b", "/", "*", "**"]), min_size=1, max_size=4).map("".join)
+_GLOBS = _WORDS.filter(lambda text: "***" not in text).map(Glob.parse)
+_TEXTS = ["".join(letters) for length in range(7) for letters in itertools.product("ab/", repeat=length)]
+
+
+@given(_GLOBS, _GLOBS)
+def test_globs_meet_where_some_text_fits_both(one: Glob, other: Glob) -> None:
+    common = [text for text in _TEXTS if one.matches(text) and other.matches(text)]
+    assert one.meets(other) is other.meets(one)
+    # No two of these globs need a longer text than the two together have characters.
+    if common or len(one.text) + len(other.text) <= 6:
+        assert one.meets(other) is bool(common)
+
+
+@given(_GLOBS, _GLOBS)
+def test_a_glob_covers_only_what_fits_it(one: Glob, other: Glob) -> None:
+    if one.covers(other):
+        assert all(one.matches(text) for text in _TEXTS if other.matches(text))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "covers"),
+    [
+        ("**", "a/*", True),
+        ("*", "a/*", False),
+        ("*-rc*", "v1*-rc1", True),
+        ("v*", "v1.*", True),
+        ("v1", "v1", True),
+        ("v1", "v*", False),
+        ("*", "**", False),
+        ("a*b", "ab", True),
+    ],
+)
+def test_globs_that_cover_others(one: str, other: str, covers: bool) -> None:
+    assert Glob.parse(one).covers(Glob.parse(other)) is covers

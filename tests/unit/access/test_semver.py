@@ -100,3 +100,22 @@ def test_order_of_releases_is_that_of_their_numbers(one: tuple[int, int, int], o
 def test_bounds_say_what_they_say(low: tuple[int, ...], high: tuple[int, ...], middle: tuple[int, int, int]) -> None:
     text = f">={'.'.join(map(str, low))} <{'.'.join(map(str, high))}"
     assert VersionRange.parse(text).contains(Version(middle)) == (low <= middle < high)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "may_meet"),
+    [
+        (">=1.0 <2.0", ">=2.0", False),
+        (">=1.0 <=2.0.0", ">=2.0", True),
+        (">1.0.0", "<=1.0.0", False),
+        ("^1.2", "~1.2.5", True),
+        ("^1", "^2", False),
+        ("^1 || ^3", "^2 || ^3", True),
+        ("*", "1.x", True),
+        ("=1.2.3", "=1.2.3", True),
+        ("=1.2.3", "=1.2.4", False),
+    ],
+)
+def test_ranges_that_share_no_version_do_not_meet(one: str, other: str, may_meet: bool) -> None:
+    assert VersionRange.parse(one).may_meet(VersionRange.parse(other)) is may_meet
+    assert VersionRange.parse(other).may_meet(VersionRange.parse(one)) is may_meet

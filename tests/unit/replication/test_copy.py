@@ -19,8 +19,9 @@ from entrepot.oci.manifest import Descriptor, Manifest
 from entrepot.oci.reference import Reference, RepositoryName, Tag
 from entrepot.replication.copy import GraphCopy
 from entrepot.replication.differences import Item
-from entrepot.replication.runs import silent
+from entrepot.replication.events import silent
 from entrepot.replication.source import TagEntry
+from entrepot.replication.transfers import Transfers
 from entrepot.storage import tables
 from tests.support.content import LAYER_TYPE, descriptor
 from tests.support.served import Served
@@ -74,7 +75,7 @@ class MemorySource:
         yield TagEntry(Tag("v1"))
 
     async def get_digest(self, repository: RepositoryName, tag: Tag) -> Digest:
-        raise NotImplementedError
+        raise SourceMissing(f"{repository} has no {tag}")
 
     async def get_manifest(self, repository: RepositoryName, reference: Reference) -> Manifest:
         self._read()
@@ -82,11 +83,13 @@ class MemorySource:
         return self.manifests[reference]
 
     @asynccontextmanager
-    async def open_blob(self, repository: RepositoryName, blob: Descriptor) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def open_blob(
+        self, repository: RepositoryName, blob: Descriptor, start: int = 0
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
         async def pieces() -> AsyncIterator[bytes]:
             self._read()
             self.blob_reads.append(blob.digest)
-            content = self.blobs[blob.digest]
+            content = self.blobs[blob.digest][start:]
             yield content[: len(content) // 2]
             yield content[len(content) // 2 :]
 
@@ -131,6 +134,13 @@ def dangling(served: Served) -> list[Any]:
     return served.parts.database.read_now(work)
 
 
+def copying(source: MemorySource, served: Served, *, concurrency: int) -> GraphCopy:
+    parts = served.parts
+    # Parts so small that some blobs come in several.
+    transfers = Transfers(parts.database, parts.registry, parts.uploads, part_bytes=10)
+    return GraphCopy(source, parts.registry, transfers, concurrency=concurrency, tell=silent)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(graph=graphs(), failing=st.sets(st.integers(min_value=1, max_value=12), max_size=3), data=st.data())
 async def test_a_copy_leaves_no_dangling_reference_and_can_be_repeated(
@@ -138,7 +148,7 @@ async def test_a_copy_leaves_no_dangling_reference_and_can_be_repeated(
 ) -> None:
     source, roots = graph
     source.failing = failing
-    copy = GraphCopy(source, served.parts.registry, concurrency=3, tell=silent)
+    copy = copying(source, served, concurrency=3)
     # Other content every time, so that nothing is here yet.
     suffix = os.urandom(6).hex()
     items = [
@@ -169,7 +179,7 @@ async def test_what_is_copied_by_many_at_once_is_read_once(served: Served) -> No
     source = MemorySource()
     image = source.add_image([os.urandom(100_000)])
     index = source.add_index([image])
-    copy = GraphCopy(source, served.parts.registry, concurrency=8, tell=silent)
+    copy = copying(source, served, concurrency=8)
     items = [Item(NAMES[0], NAMES[n % 2], Tag(f"t{n}"), (image, index)[n % 2].digest, None) for n in range(16)]
     await asyncio.gather(*(copy.copy(item) for item in items))
     assert len(source.blob_reads) == len(set(source.blob_reads)) == 2
@@ -180,7 +190,7 @@ async def test_what_is_copied_by_many_at_once_is_read_once(served: Served) -> No
 async def test_no_more_blobs_are_on_their_way_than_allowed(served: Served) -> None:
     source = MemorySource()
     images = [source.add_image([os.urandom(100) for _ in range(5)]) for _ in range(4)]
-    copy = GraphCopy(source, served.parts.registry, concurrency=3, tell=silent)
+    copy = copying(source, served, concurrency=3)
     items = [Item(NAMES[0], NAMES[0], Tag(f"t{n}"), image.digest, None) for n, image in enumerate(images)]
     await asyncio.gather(*(copy.copy(item) for item in items))
     assert source.open_most == 3
@@ -198,7 +208,7 @@ async def test_a_foreign_layer_stays_where_it_is(served: Served) -> None:
     source.blobs[Digest.of(config)] = config
     document = {"schemaVersion": 2, "config": descriptor("application/json", config), "layers": [foreign]}
     manifest = source._add(document, media_types.DOCKER_MANIFEST)
-    copy = GraphCopy(source, served.parts.registry, concurrency=2, tell=silent)
+    copy = copying(source, served, concurrency=2)
     await copy.copy(Item(NAMES[0], NAMES[0], Tag("v1"), manifest.digest, None))
     assert source.blob_reads == [Digest.of(config)]
 
@@ -207,6 +217,6 @@ async def test_a_foreign_layer_stays_where_it_is(served: Served) -> None:
 async def test_an_index_without_entries_is_copied(served: Served, media_type: str) -> None:
     source = MemorySource()
     manifest = source._add({"schemaVersion": 2, "manifests": []}, media_type)
-    copy = GraphCopy(source, served.parts.registry, concurrency=2, tell=silent)
+    copy = copying(source, served, concurrency=2)
     await copy.copy(Item(NAMES[0], NAMES[0], Tag("v1"), manifest.digest, None))
     assert await served.parts.registry.find_manifest(NAMES[0], Tag("v1")) == manifest

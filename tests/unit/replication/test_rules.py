@@ -29,7 +29,6 @@ def without(document: dict[str, Any], *names: str) -> dict[str, Any]:
         pytest.param(RULE | {"tags": {}}, "rules.smm.tags: say which", id="no-include"),
         pytest.param(RULE | {"tags": {"semver": ">>1"}}, "rules.smm.tags.semver: semver range", id="semver"),
         pytest.param(RULE | {"tags": {"include": ["*"], "newest": 3}}, "rules.smm.tags.newest: not supp", id="newest"),
-        pytest.param(RULE | {"schedule": "* * * * *"}, "rules.smm.schedule: not supported", id="schedule"),
         pytest.param(RULE | {"target": "all"}, "rules.smm.target: several repositories", id="one-target"),
         pytest.param(RULE | {"target": "Public/{repository}"}, "rules.smm.target: repository name", id="target-case"),
         pytest.param(RULE | {"target": "{repo}/{repository}"}, "rules.smm.target: repository name", id="placeholder"),

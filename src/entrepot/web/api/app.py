@@ -12,9 +12,20 @@ from starlette.exceptions import HTTPException
 from entrepot import __version__
 from entrepot.accounts.key_rates import Allowance
 from entrepot.errors import EntrepotError, RequestInvalid, TooLarge
-from entrepot.web.api import accounts, administration, events, keys, secret_scanning, usage, webhooks
+from entrepot.web.api import (
+    accounts,
+    administration,
+    events,
+    keys,
+    replication,
+    repositories,
+    secret_scanning,
+    usage,
+    webhooks,
+)
 from entrepot.web.api.errors import answer_error, answer_http_error, answer_invalid_body, problem
 from entrepot.web.api.openapi import Api
+from entrepot.web.api.run_streams import RunStreams
 from entrepot.web.api.services import Services
 from entrepot.web.asgi import Message, Receive, Scope, Send
 
@@ -37,6 +48,7 @@ def create_api(services: Services) -> FastAPI:
         openapi_url="/api/openapi.json",
     )
     api.state.services = services
+    api.state.run_streams = RunStreams(services.runs)
     api.include_router(accounts.router, prefix=_PREFIX)
     api.include_router(usage.router, prefix=_PREFIX)
     api.include_router(events.router, prefix=_PREFIX)
@@ -44,6 +56,8 @@ def create_api(services: Services) -> FastAPI:
     api.include_router(administration.router, prefix=_PREFIX)
     api.include_router(keys.router, prefix=_PREFIX)
     api.include_router(secret_scanning.router, prefix=_PREFIX)
+    api.include_router(replication.router, prefix=_PREFIX)
+    api.include_router(repositories.router, prefix=_PREFIX)
     api.add_exception_handler(EntrepotError, answer_error)
     api.add_exception_handler(RequestValidationError, answer_invalid_body)
     api.add_exception_handler(HTTPException, answer_http_error)

@@ -6,23 +6,43 @@ import re
 
 from entrepot.errors import RequestInvalid
 
-_CURSOR = re.compile(r"after:(\d{1,18})", re.ASCII)
+_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
+_PREFIX = "after:"
 
 
 def write_cursor(last_id: int) -> str:
     """The cursor of the page behind `last_id`."""
-    return base64.urlsafe_b64encode(f"after:{last_id}".encode()).decode().rstrip("=")
+    return write_text_cursor(str(last_id))
 
 
 def read_cursor(cursor: str | None) -> int | None:
     """The id behind which a page begins, None for the first. Raises RequestInvalid."""
     if cursor is None:
         return None
+    text = read_text_cursor(cursor)
+    if not _NUMBER.fullmatch(text):
+        raise not_ours()
+    return int(text)
+
+
+def write_text_cursor(last: str) -> str:
+    """The cursor of the page behind `last`."""
+    return base64.urlsafe_b64encode(f"{_PREFIX}{last}".encode()).decode().rstrip("=")
+
+
+def read_text_cursor(cursor: str | None) -> str:
+    """What a page begins behind, empty for the first. Raises RequestInvalid."""
+    if cursor is None:
+        return ""
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
     except (binascii.Error, UnicodeError, ValueError):
         text = ""
-    match = _CURSOR.fullmatch(text)
-    if match is None:
-        raise RequestInvalid("this cursor was not given out here; begin again without one")
-    return int(match[1])
+    if not text.startswith(_PREFIX) or not text.isprintable():
+        raise not_ours()
+    return text.removeprefix(_PREFIX)
+
+
+def not_ours() -> RequestInvalid:
+    """Says that somebody made a cursor up."""
+    return RequestInvalid("this cursor was not given out here; begin again without one")

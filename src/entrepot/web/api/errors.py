@@ -18,6 +18,7 @@ ANSWERS: dict[type[EntrepotError], tuple[int, str]] = {
     errors.EntrepotError: (500, "Internal error"),
     errors.Invalid: (400, "Invalid request"),
     errors.PlanInvalid: (422, "Invalid plan"),
+    errors.RuleInvalid: (422, "Invalid rule"),
     errors.IdentityInvalid: (422, "Invalid account"),
     errors.IdempotencyKeyReused: (422, "Idempotency key reused"),
     errors.WebhookInvalid: (422, "Invalid webhook"),
@@ -52,7 +53,8 @@ def problem(
         "type": "about:blank",
         "title": title,
         "status": status,
-        "detail": detail,
+        # What a caller sent may hold characters that UTF-8 has not.
+        "detail": detail.encode("utf-8", "backslashreplace").decode(),
         "instance": request.url.path,
     }
     if errors is not None:

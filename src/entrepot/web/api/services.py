@@ -15,6 +15,9 @@ from entrepot.accounts.throttle import Throttle
 from entrepot.accounts.usage_reports import UsageReports
 from entrepot.accounts.webhooks import Webhooks
 from entrepot.accounts.workloads import Workloads
+from entrepot.registry.service import Registry
+from entrepot.replication.rulebook import Rulebook
+from entrepot.replication.runs import Runs
 from entrepot.web.asgi import Networks
 
 
@@ -38,5 +41,8 @@ class Services:
     throttle: Throttle
     leaks: LeakedSecrets
     scanner: Scanner | None
+    registry: Registry
+    rulebook: Rulebook
+    runs: Runs
     public_url: str
     trusted_proxies: Networks
