@@ -3,6 +3,7 @@
 import uuid
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.clients.conftest import Layout
@@ -93,8 +94,9 @@ def test_revoked_credential_pulls_nothing(client: Client, registry: Entrepot) ->
 def test_a_used_up_limit_is_told(client: Client, registry: Entrepot) -> None:
     credential = registry.issue(str(uuid.uuid4()), "small")
     assert client.login(registry.host, credential.username, credential.secret).returncode == 0
-    done = client.pull(registry.host, "smm/busybox:v1", credential)
-    assert done.returncode == 0, said(done)
+    # Not by the client: docker asks only for the digest of what it has under another name, which is no pull.
+    auth = (credential.username, credential.secret)
+    assert httpx.get(f"{registry.url}/v2/smm/busybox/manifests/v1", auth=auth).status_code == 200
     done = client.pull(registry.host, "smm/multi:v1", credential)
     assert done.returncode != 0
     # containerd prints the status alone.
