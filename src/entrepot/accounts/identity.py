@@ -9,6 +9,10 @@ from typing import Any
 from entrepot.errors import IdentityInvalid
 
 MAX_IDENTITY_BYTES = 4096
+MAX_DESCRIPTION_CHARACTERS = 1024
+# For `left_out`, whose number has a few digits.
+_ROOM = 24
+_READ_FIRST = ("name", "company", "email")
 _MAX_DEPTH = 4
 _MAX_LABELS = 32
 _LABEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
@@ -21,6 +25,30 @@ def verify_identity(identity: dict[str, Any]) -> None:
     size = len(json.dumps(identity, ensure_ascii=False).encode())
     if size > MAX_IDENTITY_BYTES:
         raise IdentityInvalid(f"identity has {size} bytes; at most {MAX_IDENTITY_BYTES} are kept")
+
+
+def describe(external_id: str | None, identity: dict[str, Any]) -> str:
+    """Who a customer is, on one line that people read and that parses as a JSON object.
+
+    The names that people look for come first, then the others by name. It has at most 1024 characters, the most that
+    Harbor keeps of a robot account's description; `left_out` counts the fields for which there was no room.
+    """
+    names = [name for name in _READ_FIRST if name in identity]
+    names += sorted(identity.keys() - {*names, "id", "left_out"})
+    wanted = [("id", external_id)] if external_id is not None else []
+    wanted += [(name, identity[name]) for name in names]
+    shown: dict[str, Any] = {}
+    left_out = 0
+    for name, value in wanted:
+        if len(_on_one_line({**shown, name: value})) <= MAX_DESCRIPTION_CHARACTERS - _ROOM:
+            shown[name] = value
+        else:
+            left_out += 1
+    return _on_one_line(shown | ({"left_out": left_out} if left_out else {}))
+
+
+def _on_one_line(document: dict[str, Any]) -> str:
+    return json.dumps(document, ensure_ascii=False)
 
 
 def verify_labels(labels: dict[str, str]) -> None:

@@ -21,7 +21,7 @@ from entrepot.accounts import key_records, records, steps
 from entrepot.accounts.answers import Once, once_only
 from entrepot.accounts.audit import Actor, note
 from entrepot.accounts.events import EventType, emit
-from entrepot.accounts.identity import verify_identity, verify_labels
+from entrepot.accounts.identity import describe, verify_identity, verify_labels
 from entrepot.accounts.reach import EVERYONE, AccountReach
 from entrepot.accounts.records import AccountFilter
 from entrepot.errors import (
@@ -62,6 +62,11 @@ class Account:
     deleted_at: datetime | None
     labels: dict[str, str]
     created_by: str | None
+
+    @property
+    def description(self) -> str:
+        """Who it is, as people read it, and as JSON."""
+        return describe(self.external_id, self.identity)
 
 
 @dataclass(frozen=True, slots=True)

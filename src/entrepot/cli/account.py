@@ -103,8 +103,7 @@ def show(context: typer.Context, name: Name, json: Json = False) -> None:
         )
         return
     print(f"{account.name}  plan {account.plan}  {account.status}  external id {account.external_id}")
-    for key, value in account.identity.items():
-        print(f"  {key}: {value}")
+    print(f"  {account.description}")
     print(f"pulled {usage.pulls} times, {usage.bytes_served} bytes, last {moment(usage.last_pull_at) or 'never'}")
     if usage.clients:
         clients = ", ".join(seen.name for seen in usage.clients)

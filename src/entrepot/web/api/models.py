@@ -155,6 +155,7 @@ class AccountBody(BaseModel):
     plan: str
     status: str
     identity: dict[str, Any]
+    description: str = Field(description="Who it is, on one line of at most 1024 characters that is JSON as well.")
     created_at: datetime
     expires_at: datetime | None
     labels: dict[str, str]
