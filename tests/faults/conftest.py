@@ -54,6 +54,7 @@ class Replicating:
         self.deadlines = deadlines
         self._backoff = backoff
         self._monotonic = monotonic
+        self._opened: tuple[Deadlines, Sources] | None = None
         self.clock = clock
         parts = served.parts
         self.rulebook = Rulebook(parts.database, parts.signals, clock)
@@ -65,8 +66,15 @@ class Replicating:
             parts.registry,
             parts.uploads,
             clock,
-            open_source=lambda spec: Sources(deadlines=self.deadlines, backoff=backoff, monotonic=monotonic).open(spec),
+            open_source=lambda spec: self._sources().open(spec),
         )
+
+    def _sources(self) -> Sources:
+        """What opens sources with the deadlines that hold now; it keeps the logins of ECR, as in the program."""
+        if self._opened is None or self._opened[0] != self.deadlines:
+            sources = Sources(deadlines=self.deadlines, backoff=self._backoff, monotonic=self._monotonic)
+            self._opened = (self.deadlines, sources)
+        return self._opened[1]
 
     def beside(self, **limits: Any) -> "Replicating":
         """Another process, with other limits."""
