@@ -79,12 +79,12 @@ class _Gauge:
         # Of bytes nobody knows how many it will be: the pull that passes the limit is the last.
         return self.tally.amount() < self.allowed + (counted if self.is_of_pulls else 0)
 
-    def is_unsure(self, network: str) -> bool:
-        """Whether what other processes added in the meantime may make a difference."""
+    def is_surely_free(self, network: str) -> bool:
+        """Whether one more pull fits, whatever other processes may have added in the meantime."""
         if self.is_set:
-            return self.tally.amount(network) == 0
+            return self.tally.amount(network) > 0
         part = (self.allowed - self.tally.known()) // _PART
-        return self.tally.unshared() + (1 if self.is_of_pulls else 0) > part
+        return self.tally.unshared() + (1 if self.is_of_pulls else 0) <= part and self.has_room(network)
 
 
 class _Account:
@@ -211,12 +211,11 @@ class Limiter:
             await self._learn(account)
         check = (principal.account_id, repository, digest, network)
         if not self._rechecks.is_recheck(check, now):
-            self._verify_room(account, principal, network)
-            if any(gauge.is_unsure(network) for gauge in account.gauges):
-                await self._count_asking(account, principal, check)
-            else:
-                account.count_pull(1)
             self._active[account.account_id] = account
+            if all(gauge.is_surely_free(network) for gauge in account.gauges):
+                account.count_pull(1)
+            else:
+                await self._count_asking(account, principal, check)
         return account.allowance(now)
 
     def note_bytes(self, principal: Principal, size: int) -> None:
@@ -231,7 +230,10 @@ class Limiter:
         """Count a pull, then judge it by what all processes together have. Raises PullLimitExceeded."""
         network = check[-1]
         async with account.lock:
-            self._verify_room(account, principal, network)  # whoever asked before may have heard that there is none
+            # Whoever asked before may have been the same pull, from another node of the same cluster, or the last one.
+            if self._rechecks.is_recheck(check, self._clock()):
+                return
+            self._verify_room(account, principal, network)
             account.count_pull(1)
             account.ask()
             try:
@@ -241,7 +243,7 @@ class Limiter:
             except BaseException:
                 account.count_pull(-1)
                 raise
-            if self._rechecks.is_recheck(check, self._clock()):  # the same pull, begun at the same time, was faster
+            if self._rechecks.is_recheck(check, self._clock()):  # the answer made room for the same pull meanwhile
                 account.count_pull(-1)
             account.count_network(network)
 
@@ -249,7 +251,6 @@ class Limiter:
         used_up = [gauge.use() for gauge in account.gauges if not gauge.has_room(network, counted=counted)]
         error = find_refusal(principal.plan.name, account.name, used_up, self._clock())
         if error is not None:
-            self._active[account.account_id] = account
             REFUSED.labels(error.reason).inc()
             raise error
 

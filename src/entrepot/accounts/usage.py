@@ -143,7 +143,7 @@ class UsageCounter:
         try:
             # Before they are written down: what processes take from there must not be new to each other.
             await self._limiter.flush()
-        except asyncio.CancelledError:
+        except BaseException:
             self._put_back(pending)
             raise
         if pending.dropped:

@@ -270,11 +270,11 @@ async def test_only_so_many_networks_pull_within_an_hour(tmp_path: Path, monkeyp
 async def test_the_same_pull_many_times_at_once_is_one(
     served: Served, images: list[Image], customer: RegistryClient, clock: Clock
 ) -> None:
-    await limit(served, pulls_per_hour=3)
+    await limit(served, pulls_per_hour=1)
     answers = await asyncio.gather(*(pull(customer, "v1") for _ in range(20)))
     assert {answer.status_code for answer in answers} == {200}
-    assert (await pull(customer, "v2")).headers["ratelimit-remaining"] == "1;w=3600"
-    assert await count_pulls(served, customer) == 2
+    assert (await pull(customer, "v2")).status_code == 429
+    assert await count_pulls(served, customer) == 1
 
 
 async def test_no_more_begin_at_once_than_there_is_room_for(
