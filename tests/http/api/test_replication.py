@@ -10,7 +10,7 @@ import pytest
 
 from entrepot.accounts.records import AuditFilter
 from entrepot.web.api import run_streams
-from tests.http.api.test_api import Api, assert_problem, key
+from tests.support.api import Api, assert_problem, key
 from tests.support.hostile import HostileRegistry, serving
 from tests.support.served import Served
 
