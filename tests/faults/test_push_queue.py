@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,6 +116,20 @@ async def wait_for_tag(served: Served, tag: str) -> None:
         return bool(await served.parts.registry.read_tag_digests(API, [Tag(tag)]))
 
     await eventually(is_here, 60)
+
+
+def test_the_policy_of_the_how_to_allows_to_read_the_queue_alone() -> None:
+    how_to = Path(__file__).parents[2] / "docs" / "how-to" / "replicate-from-ecr.md"
+    blocks = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", how_to.read_text(), re.DOTALL)]
+    ((statement,),) = [
+        block["Statement"] for block in blocks if block.get("Statement", [{}])[0].get("Sid") == "ReadPushes"
+    ]
+    assert set(statement["Action"]) == {"sqs:ReceiveMessage", "sqs:DeleteMessage"}
+    assert statement["Resource"] == "arn:aws:sqs:eu-west-1:123456789012:entrepot-pushes"
+    (attributes,) = [block for block in blocks if "Policy" in block]
+    (allowed,) = json.loads(attributes["Policy"])["Statement"]
+    assert (allowed["Principal"], allowed["Action"]) == ({"Service": "events.amazonaws.com"}, "sqs:SendMessage")
+    assert allowed["Resource"] == statement["Resource"]
 
 
 async def outcomes(replicating: Replicating) -> dict[str, int]:

@@ -14,6 +14,9 @@ from tests.support.served import Served, serve
 
 PLAN = {"grants": [{"repositories": ["x"], "actions": ["pull"]}]}
 HOOK = "/api/v1/webhooks/hook"
+REPLICATION = "/api/v1/replication"
+SOURCE = {"type": "oci", "url": "https://registry.example.com", "username": "r", "password_env": "PASSWORD"}
+RULE = {"source": "internal", "repositories": ["smm/*"], "tags": {"include": ["v*"]}, "target": "{repository}"}
 # (method, path, body, action, what the row tells beside); in this order each finds what it changes.
 CHANGES: list[tuple[str, str, Any, str, dict[str, Any]]] = [
     ("PUT", "/api/v1/plans/other", PLAN, "plan.applied", {"before": None, "after": PLAN}),
@@ -47,6 +50,12 @@ CHANGES: list[tuple[str, str, Any, str, dict[str, Any]]] = [
     ("POST", f"{HOOK}/replay", {"since": "2020-01-01T00:00:00Z"}, "webhook.replayed", {}),
     ("DELETE", HOOK, None, "webhook.deleted", {}),
     ("DELETE", "/api/v1/plans/publisher", None, "plan.deleted", {}),
+    ("PUT", f"{REPLICATION}/sources/internal", SOURCE, "source.applied", {"before": None, "after": SOURCE}),
+    ("PUT", f"{REPLICATION}/rules/smm", RULE, "rule.applied", {"before": None, "after": RULE}),
+    ("POST", f"{REPLICATION}/rules/smm/runs", None, "run.started", {}),
+    ("DELETE", f"{REPLICATION}/runs/{{run}}", None, "run.cancelled", {}),
+    ("DELETE", f"{REPLICATION}/rules/smm", None, "rule.deleted", {"before": RULE}),
+    ("DELETE", f"{REPLICATION}/sources/internal", None, "source.deleted", {"before": SOURCE}),
 ]
 
 
@@ -62,6 +71,8 @@ async def test_every_change_says_who_what_when_whence_before_and_after(served: S
             created = answer.json()
             names["account"] = f"{ACCOUNTS}/{created['account']['name']}"
             names["credential"] = created["credential"]["id"]
+        if path.endswith("/runs"):
+            names["run"] = answer.json()["id"]
         rows = (await admin.call("GET", "/api/v1/audit?limit=3")).json()["audit"]
         row = next(one for one in rows if one["action"] == action)
         assert row["request_id"] == answer.headers["x-request-id"], action
@@ -86,7 +97,8 @@ async def test_no_route_that_changes_something_is_missing_here(served: Served) -
 
     def is_tried(method: str, template: str) -> bool:
         pattern = re.sub(r"\{\w+\}", r"[^/]+", template)
-        paths = (path.format(account=f"{ACCOUNTS}/x", credential="y") for tried, path, *_ in CHANGES if tried == method)
+        names = {"account": f"{ACCOUNTS}/x", "credential": "y", "run": "z"}
+        paths = (path.format(**names) for tried, path, *_ in CHANGES if tried == method)
         return any(re.fullmatch(pattern, path) for path in paths)
 
     assert {one for one in changing if not is_tried(*one)} == set()

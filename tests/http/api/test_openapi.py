@@ -12,13 +12,14 @@ from tests.support.programs import Entrepot, run
 from tests.support.served import Served
 
 PLAN = {"free": {"grants": [{"repositories": ["smm/**"], "actions": ["pull"]}]}}
-# It finds names in answers, and would end the only key that it has.
+# It finds names in answers, and would end the only key that it has. What is followed to its end may have none for long.
 HOOKS = """
 import schemathesis
 
 @schemathesis.hook
 def filter_case(context, case):
-    return (case.path_parameters or {}).get("name") != "root"
+    is_endless = case.operation.path.endswith("/runs/{run_id}/events")
+    return not is_endless and (case.path_parameters or {}).get("name") != "root"
 """
 # What a schema cannot say, such as that a plan must exist, is refused in requests that fit it.
 UNCHECKED = "positive_data_acceptance"

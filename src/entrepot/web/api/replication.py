@@ -120,7 +120,14 @@ async def list_artifacts(
     )
 
 
-@router.get("/runs/{run_id}/events", response_class=StreamingResponse)
+@router.get(
+    "/runs/{run_id}/events",
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {"text/event-stream": {}}, "description": "Events, until the run ends."},
+        204: {"description": "The run has ended, and the client has seen it all."},
+    },
+)
 async def follow_run(
     run_id: str,
     request: Request,
