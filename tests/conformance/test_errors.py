@@ -1,5 +1,6 @@
 """Error codes and their form, and whether this is a registry at all."""
 
+import base64
 import re
 
 import pytest
@@ -8,7 +9,7 @@ from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
 from tests.conformance.clauses import clause
 from tests.conformance.repository import Repository, describe, error_codes, image, index
-from tests.support.served import Served
+from tests.support.served import RegistryClient, Served
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -119,3 +120,32 @@ async def test_reader_may_not_write(anywhere: Served, repository: Repository) ->
         assert_form(answer.json())
     answer = await reader.call("GET", f"/v2/{repository.name}/manifests/v1")
     assert (answer.status_code, answer.content) == (200, index())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "tags/list?last=a%00b",
+        "tags/list?n=1&last=%00",
+        f"referrers/{ABSENT}?last=%00",
+        f"referrers/{ABSENT}?artifactType=%00",
+        "/v2/_catalog?last=%00",
+    ],
+)
+@clause("RFC 9110, 15.5.1 Bad Request", "what the server cannot process is perceived to be a client error: 400")
+async def test_nul_is_in_no_name(repository: Repository, path: str) -> None:
+    """PostgreSQL keeps no such text, and would not even be asked for it."""
+    await repository.push(index(), "v1", media_types.OCI_INDEX)
+    answer = await repository.call("GET", path)
+    assert (answer.status_code, error_codes(answer)) == (400, ["UNSUPPORTED"])
+
+
+@clause("RFC 7617, 2", "the user-id and password MUST NOT contain any control characters")
+async def test_nobody_has_nul_in_the_username(anywhere: Served, publisher: RegistryClient) -> None:
+    secret = publisher.credential.secret.reveal()
+    for username in ("\0", f"{publisher.credential.username}\0"):
+        login = {"Authorization": f"Basic {base64.b64encode(f'{username}:{secret}'.encode()).decode()}"}
+        for path in ("/v2/", "/token"):
+            assert (await anywhere.http.get(path, headers=login)).status_code == 401
+        form = {"grant_type": "password", "username": username, "password": secret}
+        assert (await anywhere.http.post("/token", data=form)).status_code == 400

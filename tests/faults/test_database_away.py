@@ -1,6 +1,7 @@
 """A database that is gone, or hangs: what is in memory is served for a while, the rest is refused, all by itself."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -127,6 +128,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 def test_what_is_in_memory_is_served_for_a_while_and_the_rest_is_refused(
     entrepot: Entrepot, publisher: Credential, away: Away, how: str
 ) -> None:
+    api_key = json.loads(entrepot.run("api-key", "create", "platform", "--scope", "plans:read", "--json"))["secret"]
     image, other = Image(), Image()
     path = "/v2/smm/api/manifests/v1"
     with entrepot.serving("--no-jobs"), httpx.Client(base_url=entrepot.url, timeout=PATIENCE_SECONDS) as http:
@@ -144,6 +146,8 @@ def test_what_is_in_memory_is_served_for_a_while_and_the_rest_is_refused(
         gone_at = time.monotonic()
         verify_refused(http.get("/v2/smm/api/manifests/v2"))
         assert time.monotonic() - gone_at < BOUND_SECONDS
+        # A process that was about to ask, and has heard nothing for a while, must find out first that nobody answers.
+        wait_until(lambda: http.get(path).status_code == 200)
         for _ in range(20):
             answer = http.get(path)
             assert (answer.status_code, answer.content) == (200, image.manifest), answer.text
@@ -155,6 +159,14 @@ def test_what_is_in_memory_is_served_for_a_while_and_the_rest_is_refused(
             assert http.get("/livez").status_code == 200
             wait_until(lambda: http.get(path).status_code == 503)
             assert time.monotonic() - gone_at > OUTAGE_SECONDS[how] / 2
+            # Nobody is taken for somebody else, and nobody is told that nothing is here.
+            login = (publisher.username, publisher.secret)
+            for asked in (path, "/v2/", "/v2/_catalog", "/v2/smm/api/tags/list", "/v2/smm/none/manifests/v1"):
+                verify_refused(http.get(asked))
+                verify_refused(http.get(asked, auth=login))
+            verify_refused(http.get("/token", params=scope, auth=login))
+            answer = http.get("/api/v1/plans", headers={"Authorization": f"Bearer {api_key}"})
+            assert (answer.status_code, int(answer.headers["retry-after"]) > 0) == (503, True)
 
         away.restore()
         wait_until(lambda: http.get("/v2/smm/api/manifests/v2").content == other.manifest)

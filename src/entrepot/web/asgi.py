@@ -59,6 +59,9 @@ class Request:
             raw = raw.replace(b"+", b"%2B")
         if len(raw) > MAX_QUERY_BYTES:
             raise RequestInvalid(f"the query has {len(raw)} bytes; at most {MAX_QUERY_BYTES} are read")
+        if b"%00" in raw:
+            # No database keeps it, so nothing can have it in its name.
+            raise RequestInvalid("the query holds a NUL character")
         try:
             return parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=100)
         except ValueError as error:

@@ -166,6 +166,9 @@ def _wants_refresh_token(given: dict[str, str]) -> bool:
 
 async def _read_form(request: Request) -> list[tuple[str, str]]:
     body = await request.body(_MAX_FORM_BYTES)
+    if b"%00" in body or b"\x00" in body:
+        # As in a query: no database keeps it.
+        raise RequestInvalid("the form holds a NUL character")
     try:
         return parse_qsl(body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=100)
     except ValueError as error:
