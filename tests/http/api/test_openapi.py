@@ -12,17 +12,18 @@ from tests.support.programs import Entrepot, run
 from tests.support.served import Served
 
 PLAN = {"free": {"grants": [{"repositories": ["smm/**"], "actions": ["pull"]}]}}
-# It finds names in answers, and would end the only key that it has. What is followed to its end may have none for long.
+# It finds names in answers, and would end the only key that it has.
 HOOKS = """
 import schemathesis
 
 @schemathesis.hook
 def filter_case(context, case):
-    is_endless = case.operation.path.endswith("/runs/{run_id}/events")
-    return not is_endless and (case.path_parameters or {}).get("name") != "root"
+    return (case.path_parameters or {}).get("name") != "root"
 """
 # What a schema cannot say, such as that a plan must exist, is refused in requests that fit it.
 UNCHECKED = "positive_data_acceptance"
+# What is followed to its end may have none for long.
+ENDLESS = "/api/v1/replication/runs/{run_id}/events"
 
 
 @pytest.fixture
@@ -35,11 +36,13 @@ def entrepot(tmp_path: Path) -> Entrepot:
 def test_every_answer_is_as_the_document_says(entrepot: Entrepot, tmp_path: Path) -> None:
     secret = json.loads(entrepot.run("api-key", "create", "root", "--scope", "admin", "--json"))["secret"]
     (tmp_path / "hooks.py").write_text(HOOKS)
-    with entrepot.serving() as process:
+    # Without jobs: what is asked for at random is not to be carried out.
+    with entrepot.serving("--no-jobs") as process:
         done = run(
             Path(sys.executable).with_name("st"),
             *("run", f"{entrepot.url}/api/openapi.json", "--header", f"Authorization: Bearer {secret}"),
             *("--checks", "all", "--exclude-checks", UNCHECKED, "--generation-deterministic", "--no-shrink"),
+            *("--exclude-path", ENDLESS),
             *("--max-examples", "25", "--continue-on-failure", "--request-timeout", "30", "--no-color"),
             environment={"SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
             timeout=280,

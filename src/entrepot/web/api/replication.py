@@ -78,7 +78,7 @@ async def start_run(name: str, caller: WritesReplication) -> bodies.RunBody:
     return bodies.RunBody.of(await caller.services.runs.queue(name, caller.actor))
 
 
-@router.get("/runs")
+@router.get("/runs", responses={404: {}})
 async def list_runs(
     caller: ReadsReplication,
     rule: str | None = None,
