@@ -3,9 +3,10 @@
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -166,6 +167,43 @@ async def test_guesses_are_counted_over_all_processes(served: Served, customer: 
             assert time.monotonic() < deadline
             await asyncio.sleep(0.1)
         assert (await log_in(other, customer.basic)).status_code == 200
+
+
+async def test_a_credential_is_good_everywhere_at_once(
+    served: Served, customer: RegistryClient, tmp_path: Path
+) -> None:
+    async with serve(tmp_path / "data", throttle=BUDGET, trusted_proxies=PROXIES) as other:
+        assert (await log_in(other, customer.basic)).status_code == 200
+        for _ in range(3):
+            new = await served.client("free")
+            assert new.credential.username == customer.credential.username
+            answer = await log_in(served, new.basic)
+            bearer = {"Authorization": f"Bearer {answer.json()['token']}"}
+            # Whichever comes first: the other process has not heard of it.
+            assert (await log_in(other, bearer, path="/v2/")).status_code == 200
+            newer = await served.client("free")
+            assert (await log_in(other, newer.basic)).status_code == 200
+
+
+async def test_guessing_a_secret_asks_the_database_no_faster(
+    served: Served, customer: RegistryClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(throttle_module, "_LOOK_UPS", 0.0)
+    name = customer.credential.username
+    assert (await log_in(served, customer.basic)).status_code == 200
+    asked = []
+    directory = served.parts.authenticator._directory
+    monkeypatch.setattr(directory, "find_anew", _noting(directory.find_anew, asked))
+    assert await statuses(served, 12, username=name) == [401] * 4 + [429] * 8
+    assert asked == [name] * 5
+
+
+def _noting(find: Callable[[str], Awaitable[Any]], asked: list[str]) -> Callable[[str], Awaitable[Any]]:
+    async def find_noting(name: str) -> Any:
+        asked.append(name)
+        return await find(name)
+
+    return find_noting
 
 
 async def test_api_keys_are_guessed_no_faster(served: Served) -> None:

@@ -19,6 +19,7 @@ class Claims:
     credential_id: str
     scopes: tuple[Scope, ...]
     expires_at: float
+    issued_at: float
 
     @classmethod
     def read(cls, payload: Mapping[str, Any]) -> Self:
@@ -28,7 +29,7 @@ class Claims:
                 Scope(str(entry["type"]), str(entry["name"]), frozenset(map(str, entry["actions"])))
                 for entry in payload["access"]
             )
-            return cls(str(payload["sub"]), str(payload["cid"]), scopes, float(payload["exp"]))
+            return cls(str(payload["sub"]), str(payload["cid"]), scopes, float(payload["exp"]), float(payload["iat"]))
         except (KeyError, TypeError, ValueError) as error:
             raise TokenInvalid("the token has not the claims of one of ours; get a new one") from error
 

@@ -4,10 +4,9 @@ Every request is judged by the state of the credential behind it, tokens include
 refused now. That costs a look into memory, not a query.
 """
 
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from entrepot.access.claims import Claims
 from entrepot.access.keys import Keys
@@ -26,6 +25,8 @@ WRONG_SECRET = "wrong_secret"  # noqa: S105 - a reason, no secret
 _WRONG = "the username and secret do not belong together; copy both from where you got your credential"
 # What a client stored long ago has no username that could be wrong.
 _STALE = "what this client stored at its last login does not hold; log in again with your credential"
+# How old a token is whose credential every process must have heard of; clocks may differ by some of it.
+_NEWS_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ class Authenticator:
         """The holder of a token. Raises TokenInvalid."""
         claims: Claims = self._tokens.find_verified(unverified_token) or self._tokens.verify(unverified_token)
         standing = await self._directory.find(claims.account)
+        if not _has(standing, claims.credential_id) and claims.issued_at > self._clock().timestamp() - _NEWS_SECONDS:
+            standing = await self._directory.find_anew(claims.account)
         credential = None if standing is None else standing.credentials.get(claims.credential_id)
         if standing is None or credential is None:
             raise TokenInvalid("the credential behind this token is gone; ask for a new one")
@@ -82,21 +85,37 @@ class Authenticator:
 
         Whoever has the secret gets in, whatever others tried.
         """
-        if secret.is_wellformed(CREDENTIAL_PREFIX) and self._directory.find_cached(username) is None:
-            self._throttle.verify_may_look_up(site, username)
-        return await self._noting_failure(site, username, self.authenticate_basic(username, secret))
+        is_possible = secret.is_wellformed(CREDENTIAL_PREFIX)
+        return await self._judge(
+            site, username, lambda: self.authenticate_basic(username, secret), is_possible=is_possible
+        )
 
     async def log_in_again(self, unverified: Secret, site: str) -> Principal:
         """The holder of the credential that a refresh token stands for. Raises like `log_in`."""
         claimed = RefreshToken.parse(unverified)
         name = "" if claimed is None else claimed.account
-        if claimed is not None and self._directory.find_cached(name) is None:
-            self._throttle.verify_may_look_up(site, name)
-        return await self._noting_failure(site, name, self._authenticate_refresh(claimed))
+        return await self._judge(
+            site, name, lambda: self._authenticate_refresh(claimed), is_possible=claimed is not None
+        )
 
-    async def _noting_failure(self, site: str, name: str, login: Coroutine[Any, Any, Principal]) -> Principal:
+    async def _judge(
+        self, site: str, name: str, login: Callable[[], Awaitable[Principal]], *, is_possible: bool
+    ) -> Principal:
+        """Who logs in, by what this process knows; and if that refuses it, by what the database knows by now.
+
+        Another process may have issued the credential a moment ago.
+        """
+        if is_possible and self._directory.find_cached(name) is None:
+            self._throttle.verify_may_look_up(site, name)
+        may_be_news = is_possible and self._directory.is_remembered(name)
         try:
-            principal = await login
+            try:
+                principal = await login()
+            except CredentialInvalid as error:
+                if error.reason != WRONG_SECRET or not may_be_news or not self._throttle.may_look_up(site):
+                    raise
+                await self._directory.find_anew(name)
+                principal = await login()
         except CredentialInvalid as error:
             if error.reason == WRONG_SECRET:
                 self._throttle.count_failure(site, name)
@@ -147,6 +166,10 @@ class Authenticator:
                 if is_same_hash(credential.secret_hash, hashed):
                     return credential
         return None
+
+
+def _has(standing: Standing | None, credential_id: str) -> bool:
+    return standing is not None and credential_id in standing.credentials
 
 
 def _principal(standing: Standing, credential: Credential, claims: Claims | None) -> Principal:

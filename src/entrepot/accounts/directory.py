@@ -89,6 +89,10 @@ class Directory:
         standing = self._standings.find(name)
         if standing is not None or self._unknown.find(name) or "\0" in name:  # which no database keeps
             return standing
+        return await self.find_anew(name)
+
+    async def find_anew(self, name: str) -> Standing | None:
+        """The account as the database has it now, whatever this process remembers of it."""
         mark, unknown_mark = self._standings.mark(), self._unknown.mark()
         standing = await self._database.read(lambda connection: _read(connection, name))
         if standing is None:
@@ -96,6 +100,10 @@ class Directory:
         else:
             self._standings.keep(name, standing, mark)
         return standing
+
+    def is_remembered(self, name: str) -> bool:
+        """Whether this process answers for the name without asking, be it that there is no such account."""
+        return self._standings.find(name) is not None or bool(self._unknown.find(name))
 
     def _forget(self, name: str) -> None:
         self._standings.forget(name)

@@ -67,11 +67,14 @@ class Throttle:
 
     def verify_may_look_up(self, site: str, name: str) -> None:
         """Raises TooManyFailures where a name is not worth a question to the database."""
+        if name not in self._trusted and not self.may_look_up(site):
+            raise self._refusal("site")
+
+    def may_look_up(self, site: str) -> bool:
+        """Whether what comes from a site is worth a question to the database, whatever name it has."""
         window = minute_of(self._clock())
         tally = self._counters.find(self._hide("site", site), window.start)
-        if tally is None or not self._is_over(tally, self._per_site) or name in self._trusted or self._take_look_up():
-            return
-        raise self._refusal("site")
+        return tally is None or not self._is_over(tally, self._per_site) or self._take_look_up()
 
     def trust(self, name: str) -> None:
         """Note that somebody logged in under a name."""

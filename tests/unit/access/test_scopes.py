@@ -58,7 +58,7 @@ def test_too_many_scopes_are_refused() -> None:
         {"sub": "a", "cid": "b", "exp": 1},
         {"sub": "a", "cid": "b", "exp": "soon", "access": []},
         {"sub": "a", "cid": "b", "exp": 1, "access": [{"type": "repository"}]},
-        {"sub": "a", "cid": "b", "exp": 1, "access": "all"},
+        {"sub": "a", "cid": "b", "exp": 1, "iat": 1, "access": "all"},
     ],
 )
 def test_claims_that_are_not_ours_are_refused(payload: dict[str, object]) -> None:
@@ -68,8 +68,8 @@ def test_claims_that_are_not_ours_are_refused(payload: dict[str, object]) -> Non
 
 def test_claims_read_back_as_they_were_written() -> None:
     scopes = (Scope("repository", "smm/api", frozenset({"pull", "push"})),)
-    claims = Claims.read({"sub": "ft-x", "cid": "1", "exp": 5, "access": Claims.access(scopes)})
-    assert claims == Claims("ft-x", "1", scopes, 5.0)
+    claims = Claims.read({"sub": "ft-x", "cid": "1", "exp": 5, "iat": 2, "access": Claims.access(scopes)})
+    assert claims == Claims("ft-x", "1", scopes, 5.0, 2.0)
 
 
 @pytest.mark.parametrize(
