@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from entrepot.accounts.reach import EVERYONE, AccountReach
-from entrepot.storage.statements import delete_some, insert_missing, upsert
+from entrepot.storage.statements import delete_some, insert_new, upsert
 from entrepot.storage.tables import accounts, audit, credentials, plans, usage_networks
 
 Row = sa.RowMapping
@@ -86,9 +86,9 @@ def find_account_by_external_id(connection: sa.Connection, external_id: str) -> 
     return connection.execute(_ACCOUNT_OF, {"external_id": external_id}).mappings().first()
 
 
-def insert_account(connection: sa.Connection, row: dict[str, Any]) -> bool:
-    """Add an account; False when its name or external id is taken."""
-    return insert_missing(connection, accounts, [row]) == 1
+def insert_account(connection: sa.Connection, row: dict[str, Any]) -> Row | None:
+    """Add an account; answers it, or None when its name or external id is taken."""
+    return insert_new(connection, accounts, row)
 
 
 def update_account(connection: sa.Connection, account_id: int, **values: Any) -> None:

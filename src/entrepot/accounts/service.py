@@ -137,10 +137,11 @@ class Accounts:
             found = records.find_account_by_external_id(connection, external_id)
             if found is not None:
                 return _verify_within(reach, _read(found)), None
+            granted = _get_plan(connection, plan)
             row = {
                 "name": name,
                 "external_id": external_id,
-                "plan": _get_plan(connection, plan).name,
+                "plan": granted.name,
                 "status": "active",
                 "identity": identity,
                 "created_at": now,
@@ -149,15 +150,15 @@ class Accounts:
                 "labels": labels or {},
                 "created_by": actor.api_key,
             }
-            is_new = records.insert_account(connection, row)
-            account = _read(_get_account(connection, name))
-            if not is_new:
-                return _verify_within(reach, account), None
+            new = records.insert_account(connection, row)
+            if new is None:
+                return _verify_within(reach, _read(_get_account(connection, name))), None
+            account = _read(new)
             steps.begin(connection, account.id, plan, account.created_by, now)
             ends = {} if expires_at is None else {"expires_at": expires_at.isoformat()}
             note(connection, actor, "account.created", name, now, plan=plan, labels=sorted(labels or {}), **ends)
             _tell(connection, EventType.ACCOUNT_CREATED, account, actor, now, plan=plan, expires_at=expires_at)
-            issued = self._issue(connection, account, actor, now, lifetime)
+            issued = self._issue(connection, account, granted, actor, now, lifetime)
             _tell(connection, EventType.CREDENTIAL_ISSUED, account, actor, now, **_describe(account, issued))
             return account, issued
 
@@ -199,7 +200,9 @@ class Accounts:
                 raise AccountClosed(f"account {name} is {account.status}; resume it before issuing a credential")
             replaced = _retire(connection, account, now, grace)
             seconds = int(grace.total_seconds())
-            issued = self._issue(connection, account, actor, now, lifetime, grace_seconds=seconds)
+            issued = self._issue(
+                connection, account, _get_plan(connection, account.plan), actor, now, lifetime, grace_seconds=seconds
+            )
             detail = _describe(account, issued) | {"replaced": replaced}
             _tell(connection, EventType.CREDENTIAL_ROTATED, account, actor, now, **detail)
             return issued
@@ -345,12 +348,12 @@ class Accounts:
         self,
         connection: sa.Connection,
         account: Account,
+        plan: Plan,
         actor: Actor,
         now: datetime,
         wanted: timedelta | None,
         **detail: Any,
     ) -> IssuedCredential:
-        plan = _get_plan(connection, account.plan)
         lifetimes = [one for one in (wanted, plan.credential_lifetime) if one is not None]
         expires_at = now + min(lifetimes) if lifetimes else None
         issued = IssuedCredential(

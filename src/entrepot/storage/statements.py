@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import ReturningInsert
 
 Rows = Sequence[dict[str, Any]]
 
@@ -18,6 +19,11 @@ def insert_missing(connection: sa.Connection, table: sa.Table, rows: Rows) -> in
     options = {"preserve_rowcount": True}
     statement = _insert_missing(table, connection.dialect.name)
     return connection.execute(statement, rows, execution_options=options).rowcount
+
+
+def insert_new(connection: sa.Connection, table: sa.Table, row: dict[str, Any]) -> sa.RowMapping | None:
+    """Insert a row whose keys are not there yet; answers it with all its columns, None when they are."""
+    return connection.execute(_insert_new(table, connection.dialect.name), row).mappings().first()
 
 
 def upsert(connection: sa.Connection, table: sa.Table, row: dict[str, Any]) -> None:
@@ -90,6 +96,11 @@ def _key(table: sa.Table) -> list[str]:
 
 def _insert(table: sa.Table, dialect: str) -> sqlite.Insert | postgresql.Insert:
     return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+
+
+@cache
+def _insert_new(table: sa.Table, dialect: str) -> ReturningInsert[Any]:
+    return _insert(table, dialect).on_conflict_do_nothing().returning(*table.c)
 
 
 @cache
