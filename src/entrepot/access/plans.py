@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Self
 
+from entrepot.access.durations import MAX_DURATION, parse_duration
 from entrepot.access.globs import Glob
 from entrepot.access.limits import Limits
 from entrepot.access.scopes import Action
@@ -18,9 +19,7 @@ from entrepot.oci.reference import RepositoryName
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _MAX_NAME = 63
 _MAX_GRANTS = 100
-_LIFETIME = re.compile(r"([1-9]\d{0,9})([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-MAX_LIFETIME = timedelta(days=3660)
+MAX_LIFETIME = MAX_DURATION
 # Answers that a plan remembers; more repositories than that are decided anew.
 _MEMORY = 4096
 
@@ -169,13 +168,10 @@ def _digest_of(rules: tuple[TagRules, ...]) -> str:
 def _parse_lifetime(value: object, where: str) -> timedelta | None:
     if value is None:
         return None
-    match = _LIFETIME.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise PlanInvalid(f"{where}: use a number with s, m, h or d, such as 90d")
-    lifetime = timedelta(**{_UNITS[match[2]]: int(match[1])}) if int(match[1]) < 10**9 else MAX_LIFETIME * 2
-    if lifetime > MAX_LIFETIME:
-        raise PlanInvalid(f"{where}: at most {MAX_LIFETIME.days} days")
-    return lifetime
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise PlanInvalid(f"{where}: {error}") from error
 
 
 def _fields(document: object, where: str, known: set[str]) -> Mapping[str, Any]:

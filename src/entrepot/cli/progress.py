@@ -15,7 +15,7 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from entrepot.errors import SignatureRefused
+from entrepot.errors import EntrepotError
 from entrepot.oci.digest import Digest
 from entrepot.replication.differences import Change, count_changes
 from entrepot.replication.events import (
@@ -24,15 +24,19 @@ from entrepot.replication.events import (
     BlobResumed,
     BlobStarted,
     CompanionCopied,
+    CompanionDeleted,
     CompanionFailed,
+    DeletionFailed,
     Event,
     ItemFailed,
     ItemFinished,
     Listed,
     ManifestSigned,
     RepositoryFailed,
+    TagDeleted,
     Tell,
 )
+from entrepot.replication.report import is_refusal
 
 # Bars of finished blobs that stay on the screen.
 _KEPT_BARS = 12
@@ -107,8 +111,13 @@ def _tell(event: Event) -> str | None:
         case ManifestSigned(route, digest):
             line = f"signed {route.target}@{digest}"
         case ItemFailed(item, error):
-            word = "REFUSED" if isinstance(error, SignatureRefused) else "FAILED"
-            line = f"{word} {item.origin}:{item.tag}: {error}"
+            line = f"{_word(error)} {item.origin}:{item.tag}: {error}"
+        case TagDeleted(route, tag, digest):
+            line = f"deleted {route.target}:{tag}  {digest}"
+        case CompanionDeleted(target, tag):
+            line = f"deleted {target}:{tag}, which no tag needs any more"
+        case DeletionFailed(route, tag, _, error):
+            line = f"{_word(error)} {route.target}:{tag}, deleting: {error}"
         case CompanionFailed(route, what, error):
             line = f"FAILED {route.origin}, {what}: {error}"
         case RepositoryFailed(repository, error):
@@ -116,3 +125,7 @@ def _tell(event: Event) -> str | None:
         case _:
             pass
     return line
+
+
+def _word(error: EntrepotError) -> str:
+    return "REFUSED" if is_refusal(error) else "FAILED"

@@ -18,6 +18,14 @@ _REFRESH_SECONDS = 0.5
 _BAR = 24
 _DIGEST_CHARACTERS = 19
 _FOLLOWED = 100
+# What is said of a run if there was any of it. Reports of earlier versions do not have all of these.
+_MORE = (
+    ("tags_deleted", "tags deleted"),
+    ("referrers_copied", "referrers copied"),
+    ("referrers_deleted", "referrers deleted"),
+    ("signed", "signed"),
+    ("refused", "refused"),
+)
 
 
 def tell_seconds(run: "Run") -> str:
@@ -37,8 +45,7 @@ def tell_report(run: "Run") -> str:
             f"{report['tags'].get('same', 0)} as here",
             f"{report['blobs_copied']} blobs ({megabytes(report['bytes'])}) copied, {report['blobs_mounted']} mounted",
         ]
-    # Reports of earlier versions do not have these.
-    for name, words in (("referrers_copied", "referrers copied"), ("signed", "signed"), ("refused", "refused")):
+    for name, words in _MORE:
         if report.get(name):
             parts.append(f"{report[name]} {words}")
     if run.status == "queued" and run.due_at is not None and run.due_at > run.queued_at:

@@ -7,6 +7,7 @@ digest is used, not with the number of tags, and the answer is remembered until 
 """
 
 import itertools
+from collections.abc import Collection
 
 import sqlalchemy as sa
 import structlog
@@ -77,3 +78,36 @@ def _search(connection: sa.Connection, name: RepositoryName, digest: Digest, lim
             return False
         level = (records.list_users(connection, repository_id, level) | subjects) - seen
     return False
+
+
+def find_reached(connection: sa.Connection, name: RepositoryName, digests: Collection[str]) -> set[str]:
+    """Those of `digests` that a tag leads to which does not itself speak of a digest that none leads to.
+
+    All are searched for together, so that the cost grows with their number only where they have nothing in common.
+    """
+    repository_id = records.find_repository(connection, name)
+    if repository_id is None:
+        return set()
+    # Of everything on the way up, what may be reached once it is; then the way back down from what a tag names.
+    below: dict[str, set[str]] = {}
+    reached: set[str] = set()
+    seen: set[str] = set()
+    level = set(digests)
+    while level:
+        seen |= level
+        steps = list(records.list_steps_up(connection, repository_id, level))
+        for tag, digest in records.list_tags_with_digests(connection, repository_id, level):
+            subject = subject_of(Tag(tag))
+            if subject is None:
+                reached.add(digest)
+            else:
+                steps.append((digest, str(subject)))
+        for digest, above in steps:
+            below.setdefault(above, set()).add(digest)
+        level = {above for _, above in steps} - seen
+    waiting = list(reached)
+    while waiting:
+        fresh = below.get(waiting.pop(), set()) - reached
+        reached |= fresh
+        waiting += fresh
+    return reached & set(digests)

@@ -159,6 +159,15 @@ def read_blob_sizes(connection: sa.Connection, repository_id: int, digests: Iter
     return found
 
 
+def select_held_blobs(connection: sa.Connection, digests: Iterable[Digest]) -> set[Digest]:
+    """Those of `digests` that some repository holds as blobs."""
+    found: set[Digest] = set()
+    for some in _batches(digests):
+        query = sa.select(repository_blobs.c.digest).where(repository_blobs.c.digest.in_(some)).distinct()
+        found |= {Digest.parse(digest) for digest in connection.scalars(query)}
+    return found
+
+
 def read_manifest_sizes(connection: sa.Connection, repository_id: int, digests: Iterable[Digest]) -> dict[Digest, int]:
     """Sizes of those of `digests` that are manifests of the repository."""
     found: dict[Digest, int] = {}
@@ -264,6 +273,36 @@ def list_users(connection: sa.Connection, repository_id: int, digests: Collectio
         for question in questions:
             found.update(connection.scalars(question))
     return found
+
+
+def list_steps_up(
+    connection: sa.Connection, repository_id: int, digests: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """For manifests, pairs of each with an index that names it, and with the subject that it speaks of."""
+    for batch in _batches(digests):
+        questions = (
+            sa.select(manifest_children.c.child, manifest_children.c.manifest).where(
+                manifest_children.c.repository_id == repository_id, manifest_children.c.child.in_(batch)
+            ),
+            sa.select(manifests.c.digest, manifests.c.subject).where(
+                manifests.c.repository_id == repository_id,
+                manifests.c.digest.in_(batch),
+                manifests.c.subject.is_not(None),
+            ),
+        )
+        for question in questions:
+            yield from ((digest, above) for digest, above in connection.execute(question))
+
+
+def list_tags_with_digests(
+    connection: sa.Connection, repository_id: int, digests: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """The tags that name any of these manifests, each with what it names."""
+    for batch in _batches(digests):
+        query = sa.select(tags.c.name, tags.c.digest).where(
+            tags.c.repository_id == repository_id, tags.c.digest.in_(batch)
+        )
+        yield from ((name, digest) for name, digest in connection.execute(query))
 
 
 def list_tags_naming(connection: sa.Connection, repository_id: int, digests: Collection[str]) -> Iterator[str]:

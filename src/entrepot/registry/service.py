@@ -8,7 +8,7 @@ it: collection leaves alone what was held within its grace (see `registry/garbag
 """
 
 import json
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -31,10 +31,10 @@ from entrepot.errors import (
 )
 from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Descriptor, Manifest, read_annotations
-from entrepot.oci.reference import Reference, RepositoryName, Tag
+from entrepot.oci.reference import Reference, RepositoryName, Tag, subject_of
 from entrepot.registry import records
 from entrepot.registry.policies import Policies
-from entrepot.registry.reach import Reach
+from entrepot.registry.reach import Reach, find_reached
 from entrepot.registry.records import BlobRow
 from entrepot.storage.blobs import BlobStore, OpenBlob, Staged
 from entrepot.storage.cache import Cache
@@ -360,12 +360,23 @@ class Registry:
             raise _condition_failed(name, tag)
         if self._policies.is_immutable(name, tag):
             if not records.insert_tag(connection, repository_id, tag, digest, now):
-                raise TagImmutable(f"tag {tag} of {name} is immutable and names another manifest; push under a new tag")
+                raise _is_immutable(name, tag)
         elif condition is None:
             records.put_tag(connection, repository_id, tag, digest, now)
         elif not records.replace_tag(connection, repository_id, tag, before, digest, now):
             raise _condition_failed(name, tag)
         publish(connection, "manifest", _key(name, tag), now)
+
+    def verify_movable(self, name: RepositoryName, tag: Tag) -> None:
+        """Raises TagImmutable if a tag that is there may name nothing else, ever."""
+        if self._policies.is_immutable(name, tag):
+            raise _is_immutable(name, tag)
+
+    def verify_deletable(self, name: RepositoryName, *tags: Tag) -> None:
+        """Raises TagImmutable if one of these tags may not be deleted."""
+        for tag in tags:
+            if self._policies.is_immutable(name, tag):
+                raise TagImmutable(f"tag {tag} of {name} is immutable and cannot be deleted")
 
     async def read_tag_digests(self, name: RepositoryName, tags: Collection[Tag]) -> dict[Tag, Digest]:
         """What those of `tags` that are there name."""
@@ -410,7 +421,7 @@ class Registry:
         named = records.lock_tag(connection, repository_id, tag)
         if named is None:
             raise ManifestUnknown(f"repository {name} has no manifest {tag}")
-        self._verify_mutable(name, [tag])
+        self.verify_deletable(name, tag)
         if condition is not None and not condition(named):
             raise _condition_failed(name, tag)
         records.delete_tag(connection, repository_id, tag)
@@ -431,12 +442,44 @@ class Registry:
         if parents:
             raise ManifestReferenced(f"manifest {digest} is part of {', '.join(parents)}; delete that first")
         tags = [Tag(tag) for tag in records.list_tags_of(connection, repository_id, digest)]
-        self._verify_mutable(name, tags)
+        self.verify_deletable(name, *tags)
         if condition is not None and not condition(str(digest)):
             raise _condition_failed(name, digest)
         children = [Digest.parse(one) for one in records.list_children(connection, repository_id, digest)]
         records.delete_manifest(connection, repository_id, digest)
         return [digest, *tags, *children]
+
+    async def delete_companions(self, name: RepositoryName, companions: Mapping[Tag, Digest]) -> list[Tag]:
+        """Drop those tags by which clients find what speaks of a manifest that no other tag leads to any more.
+
+        Each only if it names the digest given here. Immutable ones stay. Answers which are gone.
+        """
+
+        def find(connection: sa.Connection) -> list[Tag]:
+            subjects = {tag: str(subject) for tag in companions if (subject := subject_of(tag)) is not None}
+            if records.find_repository(connection, name) is None:
+                return []
+            reached = find_reached(connection, name, set(subjects.values()))
+            return [tag for tag, subject in subjects.items() if subject not in reached]
+
+        def work(connection: sa.Connection) -> list[Tag]:
+            # Anew, in the transaction that deletes.
+            repository_id = _get_repository(connection, name)
+            deleted: list[Tag] = []
+            for tag in find(connection):
+                named = records.lock_tag(connection, repository_id, tag)
+                if named == str(companions[tag]) and not self._policies.is_immutable(name, tag):
+                    records.delete_tag(connection, repository_id, tag)
+                    publish(connection, "manifest", _key(name, tag), self._clock())
+                    deleted.append(tag)
+            return deleted
+
+        # Looked at without the writer's lock first: mostly there is nothing.
+        return await self._signals.commit(work) if await self._database.read(find) else []
+
+    async def select_blobs(self, digests: Collection[Digest]) -> set[Digest]:
+        """Those of `digests` that are blobs of some repository, so that any other can have them without a transfer."""
+        return await self._database.read(lambda connection: records.select_held_blobs(connection, digests))
 
     async def list_referrers(
         self, name: RepositoryName, subject: Digest, artifact_type: str | None, after: str
@@ -544,11 +587,6 @@ class Registry:
                 "delete what is not needed, or ask for a larger quota"
             )
 
-    def _verify_mutable(self, name: RepositoryName, tags: Collection[Tag]) -> None:
-        for tag in tags:
-            if self._policies.is_immutable(name, tag):
-                raise TagImmutable(f"tag {tag} of {name} is immutable and cannot be deleted")
-
 
 def _list_visible(
     read: Callable[[str, int], list[str]], after: str, limit: int, is_visible: Callable[[str], bool]
@@ -571,6 +609,10 @@ def _get_repository(connection: sa.Connection, name: RepositoryName) -> int:
     if repository_id is None:
         raise NameUnknown(f"there is no repository {name}")
     return repository_id
+
+
+def _is_immutable(name: RepositoryName, tag: Tag) -> TagImmutable:
+    return TagImmutable(f"tag {tag} of {name} is immutable and names another manifest; push under a new tag")
 
 
 def _condition_failed(name: RepositoryName, reference: Reference) -> PreconditionFailed:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from entrepot.errors import EntrepotError
 from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Descriptor
-from entrepot.oci.reference import RepositoryName
+from entrepot.oci.reference import RepositoryName, Tag
 from entrepot.replication.companions import Companion
 from entrepot.replication.differences import Item, Route
 from entrepot.replication.trust.cosign import Signed
@@ -83,6 +83,15 @@ class CompanionCopied:
 
 
 @dataclass(frozen=True, slots=True)
+class CompanionNamed:
+    """A tag that speaks of a digest names here what was copied, or what we signed; or it was found to do so."""
+
+    route: Route
+    tag: Tag
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
 class CompanionFailed:
     """Something that belongs to a tag that was here before could not be copied, or not be signed."""
 
@@ -122,6 +131,33 @@ class ItemFailed:
     error: EntrepotError
 
 
+@dataclass(frozen=True, slots=True)
+class TagDeleted:
+    """A tag is not here any more, since it is gone at the source."""
+
+    route: Route
+    tag: Tag
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class CompanionDeleted:
+    """A tag is not here any more that spoke of what no tag leads to any more."""
+
+    target: RepositoryName
+    tag: Tag
+
+
+@dataclass(frozen=True, slots=True)
+class DeletionFailed:
+    """A tag is gone at the source, but stays here."""
+
+    route: Route
+    tag: Tag
+    digest: Digest
+    error: EntrepotError
+
+
 Event = (
     Listed
     | RepositoryFailed
@@ -132,11 +168,15 @@ Event = (
     | BlobAdvanced
     | BlobEnded
     | CompanionCopied
+    | CompanionNamed
     | CompanionFailed
     | ManifestSigned
     | ItemStarted
     | ItemFinished
     | ItemFailed
+    | TagDeleted
+    | CompanionDeleted
+    | DeletionFailed
 )
 
 Tell = Callable[[Event], None]

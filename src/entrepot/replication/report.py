@@ -8,7 +8,7 @@ from typing import Any
 from entrepot.errors import Conflict, Denied, EntrepotError, SignatureRefused, SourceError, Unavailable
 from entrepot.oci.digest import Digest
 from entrepot.oci.reference import RepositoryName, Tag
-from entrepot.replication.differences import Change, Item, count_changes
+from entrepot.replication.differences import Change, Item, Route, count_changes
 from entrepot.replication.events import (
     BlobAdvanced,
     BlobEnded,
@@ -17,7 +17,9 @@ from entrepot.replication.events import (
     BlobResumed,
     BlobStarted,
     CompanionCopied,
+    CompanionDeleted,
     CompanionFailed,
+    DeletionFailed,
     Event,
     ItemFailed,
     ItemFinished,
@@ -25,6 +27,7 @@ from entrepot.replication.events import (
     Listed,
     ManifestSigned,
     RepositoryFailed,
+    TagDeleted,
 )
 
 # Failures that a report lists; more are only counted.
@@ -43,6 +46,8 @@ _COUNTED: dict[type[Event], str] = {
     BlobFound: "blobs_present",
     CompanionCopied: "referrers_copied",
     ManifestSigned: "signed",
+    TagDeleted: "tags_deleted",
+    CompanionDeleted: "referrers_deleted",
 }
 _COUNTS = (*_COUNTED.values(), "blobs_copied", "bytes", "bytes_resumed")
 
@@ -99,9 +104,15 @@ class Report:
             case ItemFinished(item, signed):
                 self._note_end(item, "copied", signed_by=None if signed is None else str(signed)[:_MAX_SIGNER])
             case ItemFailed(item, error):
-                self._refused += _is_refusal(error)
+                self._refused += is_refusal(error)
                 failure = self._note_failure(f"{item.origin}:{item.tag}", error)
                 self._note_end(item, failure.pop("kind"), **failure)
+            case TagDeleted(route, tag, digest):
+                self._add("deleted", **_place_tag(route, tag, digest))
+            case DeletionFailed(route, tag, digest, error):
+                self._refused += is_refusal(error)
+                failure = self._note_failure(f"{route.target}:{tag}, deleting", error)
+                self._add(failure.pop("kind"), **_place_tag(route, tag, digest), **failure)
             case CompanionFailed(route, what, error):
                 failure = self._note_failure(f"{route.origin}, {what}", error)
                 self._add(failure.pop("kind"), origin=str(route.origin), target=str(route.target), **failure)
@@ -246,15 +257,14 @@ class _Blob:
 
 
 def _place(item: Item) -> Artifact:
-    return {
-        "origin": str(item.origin),
-        "target": str(item.target),
-        "tag": str(item.tag),
-        "digest": str(item.digest),
-    }
+    return _place_tag(item.route, item.tag, item.digest)
 
 
-def _is_refusal(error: EntrepotError) -> bool:
+def _place_tag(route: Route, tag: Tag, digest: Digest) -> Artifact:
+    return {"origin": str(route.origin), "target": str(route.target), "tag": str(tag), "digest": str(digest)}
+
+
+def is_refusal(error: EntrepotError) -> bool:
     """Whether somebody decided that this must not be here, rather than something going wrong."""
     return isinstance(error, SignatureRefused | Denied | Conflict)
 
@@ -263,7 +273,7 @@ def _describe(error: EntrepotError) -> dict[str, Any]:
     """Whether it failed or was refused by policy, on which side, why, and whether the same run might succeed later."""
     is_source = isinstance(error, SourceError)
     return {
-        "kind": "refused" if _is_refusal(error) else "failed",
+        "kind": "refused" if is_refusal(error) else "failed",
         "side": "source" if is_source else "destination",
         "problem": str(error),
         "is_temporary": error.temporary if isinstance(error, SourceError) else isinstance(error, Unavailable),

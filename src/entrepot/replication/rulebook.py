@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from entrepot.accounts.audit import Actor, note
 from entrepot.errors import RuleInvalid, RuleUnknown, SourceInUse, SourceUnknown
-from entrepot.replication import records
+from entrepot.replication import provenance_records, records
 from entrepot.replication.clashes import verify_apart
 from entrepot.replication.rules import Rule, RuleFile
 from entrepot.replication.source_specs import SourceSpec, parse_source
@@ -93,6 +93,7 @@ class Rulebook:
             for run_id in records.list_unfinished(connection, name):
                 cancel_run(connection, run_id, now)
             records.delete_rule(connection, name)
+            provenance_records.forget_rule(connection, name)
             note(connection, actor, "rule.deleted", name, now, before=before)
             publish(connection, WORK_TOPIC, "rules", now)
 
@@ -131,6 +132,10 @@ class Rulebook:
         before, after = records.find_source(connection, spec.name), spec.to_document()
         if before != after:
             records.put_source(connection, spec.name, after, now)
+            if before is not None and _content_of(before) != _content_of(after):
+                # What another registry lacks was not deleted there.
+                for rule in records.list_rules_of(connection, spec.name):
+                    provenance_records.forget_rule(connection, rule)
             note(connection, actor, "source.applied", spec.name, now, before=before, after=after)
 
     def _put_rule(
@@ -140,9 +145,17 @@ class Rulebook:
         # A schedule that stays as it was keeps its place, whatever else of the rule changes.
         is_same = before is not None and Rule.parse(rule.name, before).options.schedule == rule.options.schedule
         scheduled_at = records.find_scheduled_at(connection, rule.name) if is_same else rule.options.next_scheduled(now)
+        if before is not None and before["source"] != rule.source:
+            provenance_records.forget_rule(connection, rule.name)
         records.put_rule(connection, rule.name, rule.source, after, now, scheduled_at)
         records.reschedule_runs(connection, rule.name, rule.options.priority, rule.options.next_open(now))
         note(connection, actor, "rule.applied", rule.name, now, before=before, after=after)
+
+
+def _content_of(source: records.Document) -> records.Document:
+    """What of a source says whose content it is."""
+    names = ("type", "url", "account", "region", "endpoint", "path", "repository")
+    return {name: source[name] for name in names if name in source}
 
 
 def _verify_apart(documents: dict[str, records.Document], changed: Iterable[Rule]) -> None:

@@ -8,6 +8,7 @@ from entrepot.access.globs import Glob
 from entrepot.access.tags import FIELDS, TagRules, parse_globs
 from entrepot.errors import NameInvalid, RuleInvalid
 from entrepot.oci.reference import RepositoryName, Tag, subject_of
+from entrepot.replication.deletion_spec import DeletionSpec
 from entrepot.replication.fields import parse_mapping, parse_name, parse_text, verify_known
 from entrepot.replication.run_options import OPTION_FIELDS, RunOptions
 from entrepot.replication.source_specs import SourceSpec, parse_source
@@ -15,9 +16,9 @@ from entrepot.replication.trust.spec import SignSpec, TrustSpec
 
 _MAX_RULES = 1000
 _REPOSITORY = "{repository}"
-_FIELDS = frozenset({"source", "repositories", "tags", "target", "referrers", "trust", "sign"})
+_FIELDS = frozenset({"source", "repositories", "tags", "target", "referrers", "trust", "sign", "deletions"})
 # Part of the format, but not acted on by this version: to pass over them would copy other things than was written.
-_NOT_YET_OF_RULES = frozenset({"platforms", "media_types", "deletions"})
+_NOT_YET_OF_RULES = frozenset({"platforms", "media_types"})
 _NOT_YET_OF_TAGS = frozenset({"newest", "regex", "since"})
 
 
@@ -26,7 +27,7 @@ class Rule:
     """What to copy from a source, and under which names.
 
     With `follow`, signatures and other referrers come along; `trust` says whose signature a tag must have, `sign` by
-    which key it is signed here.
+    which key it is signed here, `deletions` what becomes of tags here that are gone at the source.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Rule:
     follow: bool = True
     trust: TrustSpec | None = None
     sign: SignSpec | None = None
+    deletions: DeletionSpec = field(default_factory=DeletionSpec)
     options: RunOptions = field(default_factory=RunOptions)
 
     @classmethod
@@ -57,6 +59,7 @@ class Rule:
             follow=_parse_referrers(fields.get("referrers"), f"{where}.referrers"),
             trust=None if fields.get("trust") is None else TrustSpec.parse(fields["trust"], f"{where}.trust"),
             sign=None if fields.get("sign") is None else SignSpec.parse(fields["sign"], f"{where}.sign"),
+            deletions=DeletionSpec.parse(fields.get("deletions"), f"{where}.deletions"),
             options=RunOptions.parse(fields, where),
         )
         rule._verify_target(f"{where}.target")
@@ -97,6 +100,8 @@ class Rule:
             document["trust"] = self.trust.to_document()
         if self.sign is not None:
             document["sign"] = self.sign.to_document()
+        if self.deletions.deletes:
+            document["deletions"] = self.deletions.text
         return document | self.options.to_document()
 
     def targets(self) -> Iterator[Glob]:

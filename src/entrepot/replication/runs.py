@@ -352,7 +352,8 @@ class Runs:
 
     def _note_end(self, connection: sa.Connection, run: Run, values: dict[str, Any], now: datetime) -> None:
         report, status = values["report"], values["status"]
-        amounts = {f"runs_{status}": 1} | {name: report[name] for name in ("bytes", "tags_copied", "refused")}
+        counted = ("bytes", "tags_copied", "tags_deleted", "refused")
+        amounts = {f"runs_{status}": 1} | {name: report[name] for name in counted}
         amounts["failed"] = report["failed"] - report["refused"]
         if records.find_rule(connection, run.rule) is not None:
             records.add_totals(connection, f"rule:{run.rule}", amounts)

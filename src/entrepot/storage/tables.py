@@ -592,6 +592,20 @@ replication_transfers = sa.Table(
     sa.Column("upload_id", sa.ForeignKey("uploads.id", ondelete="CASCADE"), nullable=False, unique=True),
 )
 
+# Tags that replication put here, and what they named then: only these may it ever take away again.
+replicated_tags = sa.Table(
+    "replicated_tags",
+    metadata,
+    sa.Column("rule", text(63), primary_key=True),
+    sa.Column("repository", text(255), primary_key=True),
+    sa.Column("tag", text(128), primary_key=True),
+    # The repository at the source.
+    sa.Column("origin", text(255), nullable=False),
+    sa.Column("digest", text(140), nullable=False),
+    # Since when the source is known not to have it; NULL: it had it when it was listed last.
+    sa.Column("missing_since", Instant, nullable=True),
+)
+
 # What was counted since the rule or source (`rule:NAME`, `source:NAME`) came to be, over all processes.
 replication_totals = sa.Table(
     "replication_totals",

@@ -21,7 +21,7 @@ from entrepot.storage.clock import Clock
 _KEPT_SECONDS = 5.0
 # A scrape must not wait for a database that is away: then what was read last is told.
 _PATIENCE_SECONDS = 2.0
-_TAGS = {"tags_copied": "copied", "refused": "refused", "failed": "failed"}
+_TAGS = {"tags_copied": "copied", "tags_deleted": "deleted", "refused": "refused", "failed": "failed"}
 
 
 class ReplicationMetrics(Collector):
@@ -75,7 +75,7 @@ class ReplicationMetrics(Collector):
     def _collect_totals(self) -> Iterator[Metric]:
         runs = _counter("runs", "Runs that ended, by how.", "rule", "status")
         size = _counter("bytes", "Bytes copied from sources.", "rule")
-        tags = _counter("tags", "Tags that were not here, by what became of them.", "rule", "outcome")
+        tags = _counter("tags", "Tags that differed, by what became of them.", "rule", "outcome")
         pushes = _counter("events", "Messages about pushes, by what became of them.", "source", "outcome")
         for subject, name, amount in self._figures.totals:
             kind, _, owner = subject.partition(":")

@@ -111,7 +111,7 @@ class ArtifactBody(BaseModel):
     target: str
     tag: str = Field(description="Empty: the whole repository.")
     digest: str | None
-    outcome: Literal["copied", "skipped", "refused", "failed"]
+    outcome: Literal["copied", "skipped", "deleted", "refused", "failed"]
     bytes: int
     seconds: float
     side: Literal["source", "destination"] | None
