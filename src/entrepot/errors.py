@@ -433,6 +433,10 @@ class SourceLied(SourceError):
     """The source sent content whose digest, size or shape differs from what it announced."""
 
 
+class SourceEmptied(SourceError):
+    """The source has nothing any more of what a rule brought here; nothing of it is deleted."""
+
+
 class SourceUnsupported(SourceError):
     """The source has content of a kind that cannot be kept here."""
 

@@ -11,9 +11,7 @@ from entrepot.cli.run_tables import tell_problem, tell_report, tell_seconds
 from entrepot.errors import EntrepotError
 
 if TYPE_CHECKING:
-    from entrepot.replication.differences import Item
     from entrepot.replication.events import Event
-    from entrepot.replication.replications import Plan
     from entrepot.replication.runs import Run
 
 app = typer.Typer(help="Replication: copy content from a source registry.", no_args_is_help=True)
@@ -80,62 +78,31 @@ def list_rules(context: typer.Context, json: Json = False) -> None:
 
 @app.command(epilog="Example: entrepot replicate plan smm")
 def plan(context: typer.Context, name: Name, json: Json = False) -> None:
-    """Show what a run of a rule would copy, without copying it."""
-    from entrepot.replication.differences import Change, count_changes
-    from entrepot.replication.events import Event, RepositoryFailed
+    """Show what a run of a rule would copy and delete, what is refused and why, and how much it is. Changes nothing."""
+    from entrepot.cli.replicate_plan import print_plan, to_document
+    from entrepot.replication.events import Event, ItemFailed, RepositoryFailed
 
     failures: list[str] = []
 
     def hear(event: Event) -> None:
-        if isinstance(event, RepositoryFailed):
-            failures.append(f"{event.repository}: {event.error}")
+        match event:
+            case RepositoryFailed(repository, error):
+                failures.append(f"{repository}: {error}")
+            case ItemFailed(item, error):
+                failures.append(f"{item.origin}:{item.tag}: {error}")
+            case _:
+                pass
 
     with open_parts(context) as parts:
         found = parts.run(parts.replications.plan(name, hear))
-    due = [item for item in found.items if item.change is not Change.SAME]
+    if found.absences.problem is not None:
+        failures.append(str(found.absences.problem))
     if json:
-        rows = [
-            {
-                "change": item.change.value,
-                "from": f"{item.origin}:{item.tag}",
-                "to": f"{item.target}:{item.tag}",
-                "digest": str(item.digest),
-                "here": item.here and str(item.here),
-                "refused": str(found.refused[item]) if item in found.refused else None,
-            }
-            for item in due
-        ]
-        counts = {change.value: count for change, count in count_changes(found.items).items()}
-        late = [
-            {"repository": str(route.origin), "subject": str(one.subject), "what": str(one), "digest": str(one.digest)}
-            for route, one in found.late
-        ]
-        print_json({"tags": counts, "due": rows, "referrers": late, "failures": failures})
+        print_json(to_document(found) | {"failures": failures})
     else:
-        _print_plan(found, due)
+        print_plan(found)
     if failures:
         raise RunFailed("; ".join(failures))
-
-
-def _print_plan(plan: "Plan", due: "list[Item]") -> None:
-    rows = [
-        (
-            "refused" if item in plan.refused else item.change,
-            f"{item.origin}:{item.tag}",
-            f"{item.target}:{item.tag}",
-            item.digest,
-        )
-        for item in due
-    ]
-    rows += [("referrer", f"{route.origin}, {one}", str(route.target), one.digest) for route, one in plan.late]
-    if rows:
-        print_table(("CHANGE", "FROM", "TO", "DIGEST"), rows)
-    for item, error in plan.refused.items():
-        print(f"{item.origin}:{item.tag}: {error}")
-    print(
-        f"{len(plan.items)} tags at the source match, {len(due)} of them are due"
-        + (f", {len(plan.refused)} of those refused" if plan.refused else "")
-    )
 
 
 @app.command(epilog="Example: entrepot replicate run smm --wait")
@@ -245,12 +212,19 @@ def verify(
             print(f"missing    {item.target}:{item.tag}, there {item.digest}")
         for item in found.different:
             print(f"different  {item.target}:{item.tag}, there {item.digest}, here {item.here}")
-        for kind, lines in (("unlisted ", found.unlisted), ("broken   ", found.broken), ("kept     ", found.kept)):
+        for vanished in found.gone:
+            reason = f", {vanished.refused}" if vanished.refused else ""
+            print(f"gone       {vanished.placed}, not at the source any more, here {vanished.placed.digest}{reason}")
+        for kind, lines in (("unlisted ", found.unlisted), ("broken   ", found.broken)):
             for line in lines:
                 print(f"{kind}  {line}")
+        for what in found.kept:
+            until = f" until {moment(found.kept_until[what])}" if what in found.kept_until else ""
+            print(f"kept       {what}{until}")
     counts = {
         "missing here": len(found.missing),
         "different": len(found.different),
+        "gone at the source": len(found.gone),
         "not listed": len(found.unlisted),
         "broken here": len(found.broken),
     }

@@ -80,14 +80,11 @@ def _search(connection: sa.Connection, name: RepositoryName, digest: Digest, lim
     return False
 
 
-def find_reached(connection: sa.Connection, name: RepositoryName, digests: Collection[str]) -> set[str]:
+def find_reached(connection: sa.Connection, repository_id: int, digests: Collection[str]) -> set[str]:
     """Those of `digests` that a tag leads to which does not itself speak of a digest that none leads to.
 
     All are searched for together, so that the cost grows with their number only where they have nothing in common.
     """
-    repository_id = records.find_repository(connection, name)
-    if repository_id is None:
-        return set()
     # Of everything on the way up, what may be reached once it is; then the way back down from what a tag names.
     below: dict[str, set[str]] = {}
     reached: set[str] = set()

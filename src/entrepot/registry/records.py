@@ -275,9 +275,7 @@ def list_users(connection: sa.Connection, repository_id: int, digests: Collectio
     return found
 
 
-def list_steps_up(
-    connection: sa.Connection, repository_id: int, digests: Collection[str]
-) -> Iterator[tuple[str, str]]:
+def list_steps_up(connection: sa.Connection, repository_id: int, digests: Collection[str]) -> Iterator[tuple[str, str]]:
     """For manifests, pairs of each with an index that names it, and with the subject that it speaks of."""
     for batch in _batches(digests):
         questions = (

@@ -8,7 +8,7 @@ it: collection leaves alone what was held within its grace (see `registry/garbag
 """
 
 import json
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -31,10 +31,11 @@ from entrepot.errors import (
 )
 from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Descriptor, Manifest, read_annotations
-from entrepot.oci.reference import Reference, RepositoryName, Tag, subject_of
+from entrepot.oci.reference import Reference, RepositoryName, Tag
 from entrepot.registry import records
+from entrepot.registry.leftovers import Companions, delete_leftovers, find_leftovers
 from entrepot.registry.policies import Policies
-from entrepot.registry.reach import Reach, find_reached
+from entrepot.registry.reach import Reach
 from entrepot.registry.records import BlobRow
 from entrepot.storage.blobs import BlobStore, OpenBlob, Staged
 from entrepot.storage.cache import Cache
@@ -449,33 +450,14 @@ class Registry:
         records.delete_manifest(connection, repository_id, digest)
         return [digest, *tags, *children]
 
-    async def delete_companions(self, name: RepositoryName, companions: Mapping[Tag, Digest]) -> list[Tag]:
-        """Drop those tags by which clients find what speaks of a manifest that no other tag leads to any more.
-
-        Each only if it names the digest given here. Immutable ones stay. Answers which are gone.
-        """
-
-        def find(connection: sa.Connection) -> list[Tag]:
-            subjects = {tag: str(subject) for tag in companions if (subject := subject_of(tag)) is not None}
-            if records.find_repository(connection, name) is None:
-                return []
-            reached = find_reached(connection, name, set(subjects.values()))
-            return [tag for tag, subject in subjects.items() if subject not in reached]
-
-        def work(connection: sa.Connection) -> list[Tag]:
-            # Anew, in the transaction that deletes.
-            repository_id = _get_repository(connection, name)
-            deleted: list[Tag] = []
-            for tag in find(connection):
-                named = records.lock_tag(connection, repository_id, tag)
-                if named == str(companions[tag]) and not self._policies.is_immutable(name, tag):
-                    records.delete_tag(connection, repository_id, tag)
-                    publish(connection, "manifest", _key(name, tag), self._clock())
-                    deleted.append(tag)
-            return deleted
-
+    async def delete_leftovers(self, name: RepositoryName, companions: Companions) -> list[Tag]:
+        """Drop tags that speak of what no other tag leads to any more; answers which (see `leftovers.py`)."""
         # Looked at without the writer's lock first: mostly there is nothing.
-        return await self._signals.commit(work) if await self._database.read(find) else []
+        if not await self._database.read(lambda connection: find_leftovers(connection, name, companions)):
+            return []
+        return await self._signals.commit(
+            lambda connection: delete_leftovers(connection, name, companions, self._policies, self._clock())
+        )
 
     async def select_blobs(self, digests: Collection[Digest]) -> set[Digest]:
         """Those of `digests` that are blobs of some repository, so that any other can have them without a transfer."""

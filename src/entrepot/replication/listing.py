@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from entrepot.errors import SourceError, SourceMissing, SourceUnreachable
@@ -41,11 +41,14 @@ class Spot:
 class Survey:
     """What a source has: an item for every tag that is meant, and by repository the tags that speak of a digest.
 
-    These are None for a repository of which single tags were asked for, so that it was not listed.
+    These are None for a repository of which single tags were asked for, so that it was not listed. `listed` are all
+    tags of those that were, and `is_whole` says that the source has no other repositories that the rule means.
     """
 
     items: list[Item]
     tags: dict[RepositoryName, Tags | None]
+    listed: dict[RepositoryName, frozenset[Tag]] = field(default_factory=dict)
+    is_whole: bool = False
 
     @property
     def due(self) -> list[Item]:
@@ -66,6 +69,7 @@ async def survey(
     """Every tag at the source that the rule means; with a `scope`, only those in it."""
     items: list[Item] = []
     tags: dict[RepositoryName, Tags | None] = {}
+    listed: dict[RepositoryName, frozenset[Tag]] = {}
     literal = rule.literal_repositories()
     wanted = {} if scope is None else _group(rule, scope)
     if scope is not None:
@@ -77,7 +81,7 @@ async def survey(
         some = wanted.get(name)
         try:
             if some is None:
-                entries, tags[name] = await _read_tags(source, rule, name)
+                entries, tags[name], listed[name] = await _read_tags(source, rule, name)
             else:
                 entries, tags[name] = await _read_some(source, name, some), None
         except SourceMissing as error:
@@ -92,7 +96,8 @@ async def survey(
         items.extend(plan_items(name, target, there, here, pushed_at))
 
     await for_each(names, list_one, at_once=at_once)
-    return Survey(sorted(items, key=lambda item: (item.origin, item.tag)), tags)
+    ordered = sorted(items, key=lambda item: (item.origin, item.tag))
+    return Survey(ordered, tags, listed, is_whole=scope is None and literal is None)
 
 
 def _group(rule: Rule, scope: Sequence[Spot]) -> dict[RepositoryName, list[Tag] | None]:
@@ -123,14 +128,17 @@ async def _find_repositories(source: Source, rule: Rule) -> list[RepositoryName]
         ) from error
 
 
-async def _read_tags(source: Source, rule: Rule, repository: RepositoryName) -> tuple[list[TagEntry], Tags]:
-    """What every tag that the rule means names at the source; and the tags that speak of a digest."""
+async def _read_tags(
+    source: Source, rule: Rule, repository: RepositoryName
+) -> tuple[list[TagEntry], Tags, frozenset[Tag]]:
+    """What every tag that the rule means names at the source; the tags that speak of a digest; and all there are."""
     listed = [entry async for entry in source.list_tags(repository)]
     attached = {entry.tag: entry.digest for entry in listed if subject_of(entry.tag) is not None}
     entries = [entry for entry in listed if rule.selects_tag(entry.tag)]
     unknown = [entry.tag for entry in entries if entry.digest is None]
     known = [entry for entry in entries if entry.digest is not None]
-    return known + await _read_some(source, repository, unknown), attached
+    found = known + await _read_some(source, repository, unknown)
+    return found, attached, frozenset(entry.tag for entry in listed)
 
 
 async def _read_some(source: Source, repository: RepositoryName, tags: Sequence[Tag]) -> list[TagEntry]:

@@ -24,8 +24,8 @@ from entrepot.replication.admission import Admission
 from entrepot.replication.companions import Companion, Companions, Tags
 from entrepot.replication.concurrency import for_each
 from entrepot.replication.copy import MAX_DEPTH, GraphCopy
-from entrepot.replication.differences import Item, Route
-from entrepot.replication.events import CompanionCopied, ManifestSigned, Tell
+from entrepot.replication.differences import Change, Item, Route
+from entrepot.replication.events import CompanionCopied, CompanionNamed, ManifestSigned, Tell
 from entrepot.replication.signing import Signing, is_merged
 from entrepot.replication.source import Source
 from entrepot.replication.transfers import Transfers
@@ -68,7 +68,11 @@ class Publication:
         self._asked: set[tuple[RepositoryName, Digest]] = set()
 
     async def judge(self, item: Item, tags: Tags | None) -> Signed | None:
-        """Who signed what `item` names, None when the rule does not ask. Raises SignatureRefused or SourceError."""
+        """Who signed what `item` names, None when the rule does not ask.
+
+        Raises TagImmutable when its tag may not move, SignatureRefused or SourceError.
+        """
+        self._verify_movable(item)
         if self._admission is None:
             return None
         companions = Companions(self._source, item.origin, tags)
@@ -100,6 +104,8 @@ class Publication:
 
     async def _publish(self, item: Item, tags: Tags | None) -> Signed | None:
         """One try. The signatures that were judged are those that are copied, whatever their tags name by then."""
+        # What can never be published is not copied either.
+        self._verify_movable(item)
         companions = Companions(self._source, item.origin, tags)
         # One at a time for one digest: several tags often name the same.
         async with self._locks.setdefault((item.target, item.digest), asyncio.Lock()):
@@ -114,6 +120,10 @@ class Publication:
             await self._graph.copy(item, before_tag=before_tag)
         return signed
 
+    def _verify_movable(self, item: Item) -> None:
+        if item.change is Change.CHANGED:
+            self._registry.verify_movable(item.target, item.tag)
+
     async def find(self, route: Route, companions: Companions, subject: Digest) -> list[Companion]:
         """What belongs to a manifest now. Raises SourceError."""
         self._asked.add((route.target, subject))
@@ -121,8 +131,10 @@ class Publication:
 
     async def sign(self, route: Route, digest: Digest) -> None:
         """Sign a manifest that is here, if the rule says so and it was not done before."""
-        if self._signing is not None and await self._signing.sign(route.target, digest):
+        signed = None if self._signing is None else await self._signing.sign(route.target, digest)
+        if signed is not None:
             self._tell(ManifestSigned(route, digest))
+            self._tell(CompanionNamed(route, cosign_tags(digest)[0], signed))
 
     async def bring(self, route: Route, tags: Tags | None, companion: Companion) -> None:
         """Copy a late companion, and what belongs to it. Raises SourceError, or what storing raises."""
@@ -164,11 +176,16 @@ class Publication:
         here = await self._registry.read_tag_digests(route.target, [tag for tag, _ in tags])
         late = []
         for companion in there:
-            if companion.tag is None or here.get(companion.tag) == companion.digest:
+            if companion.tag is None:
+                continue
+            if here.get(companion.tag) == companion.digest:
+                self._tell(CompanionNamed(route, companion.tag, companion.digest))
                 continue
             ours = await self._registry.find_manifest(route.target, companion.tag) if self._signing else None
             if ours is None or not is_merged(ours, companion.digest):
                 late.append(companion)
+            else:
+                self._tell(CompanionNamed(route, companion.tag, ours.digest))
         return late
 
     async def _find_late_referrers(
@@ -200,10 +217,12 @@ class Publication:
             return False
         is_new = await self._graph.copy_manifest(route, companion.digest, known=manifest)
         if companion.tag is not None:
+            named = companion.digest
             if self._signing is not None and companion.tag.value.endswith(".sig"):
-                await self._signing.merge(route.target, companion.tag, manifest)
+                named = await self._signing.merge(route.target, companion.tag, manifest)
             else:
                 await self._registry.put_tag(route.target, companion.tag, companion.digest)
+            self._tell(CompanionNamed(route, companion.tag, named))
         if is_new:
             self._tell(CompanionCopied(route, companion))
         return True

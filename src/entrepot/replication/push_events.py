@@ -1,6 +1,7 @@
-"""What ECR tells of a push, by EventBridge. Pure.
+"""What ECR tells of a push or a deletion, by EventBridge. Pure.
 
-Source: Amazon ECR User Guide, "Amazon ECR events and EventBridge", "Event for a completed image push".
+Source: Amazon ECR User Guide, "Amazon ECR events and EventBridge", "Event for a completed image push" and
+"Event for an image deletion".
 """
 
 import json
@@ -25,19 +26,20 @@ class NotAPush(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """A push to the registry of an account in a region.
+    """A push to the registry of an account in a region, or a deletion there.
 
     What has no tag, or one that speaks of another manifest, is about something whose tags nobody knows yet: then the
-    spot is the whole repository.
+    spot is the whole repository. So it is for a deletion, since only a list says what is gone.
     """
 
     account: str
     region: str
     spot: Spot
+    is_deletion: bool = False
 
 
 def parse_push(body: str) -> Push:
-    """The push in a message. Raises NotAPush."""
+    """The push or deletion in a message. Raises NotAPush."""
     event = _parse_object(body)
     detail = event.get("detail")
     if (
@@ -46,15 +48,18 @@ def parse_push(body: str) -> Push:
         or not isinstance(detail, dict)
     ):
         raise NotAPush("foreign", "it is no ECR Image Action")
-    if detail.get("action-type") != "PUSH" or detail.get("result") != "SUCCESS":
+    action = detail.get("action-type")
+    if action not in ("PUSH", "DELETE") or detail.get("result") != "SUCCESS":
         raise NotAPush("ignored", "it is no completed push")
     try:
         repository = RepositoryName.parse(_text(detail, "repository-name"))
         tag = Tag.parse(_text(detail, "image-tag")) if detail.get("image-tag") else None
     except (NameInvalid, TagInvalid) as error:
         raise NotAPush("malformed", str(error)) from error
-    spot = Spot(repository.value, "" if tag is None or subject_of(tag) is not None else tag.value)
-    return Push(_text(event, "account"), _text(event, "region"), spot)
+    is_deletion = action == "DELETE"
+    is_of_tag = not is_deletion and tag is not None and subject_of(tag) is None
+    spot = Spot(repository.value, str(tag) if is_of_tag else "")
+    return Push(_text(event, "account"), _text(event, "region"), spot, is_deletion)
 
 
 def _parse_object(body: str) -> dict[str, Any]:

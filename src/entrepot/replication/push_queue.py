@@ -127,6 +127,7 @@ class PushQueues:
     async def _take(self, spec: EcrSpec, messages: list[dict[str, Any]]) -> bool:
         """Queue what messages ask for; False when they must come again, since enough waits already."""
         spots: list[Spot] = []
+        emptied: list[Spot] = []
         outcomes: Counter[str] = Counter()
         for message in messages:
             try:
@@ -138,9 +139,9 @@ class PushQueues:
                 if error.outcome != "ignored":
                     _log.warning("message about a push dropped", source=spec.name, reason=str(error))
             else:
-                outcomes["push"] += 1
-                spots.append(push.spot)
-        if spots and not await self._runs.queue_pushes(spec.name, spots):
+                outcomes["deletion" if push.is_deletion else "push"] += 1
+                (emptied if push.is_deletion else spots).append(push.spot)
+        if (spots or emptied) and not await self._runs.queue_pushes(spec.name, spots, emptied):
             _log.warning("pushes wait in their queue", source=spec.name, reason="as many as allowed wait here already")
             return False
         if outcomes:

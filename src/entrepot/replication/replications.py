@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -22,6 +22,7 @@ from entrepot.errors import (
     RunInterrupted,
     SignatureRefused,
     SourceUnreachable,
+    TagImmutable,
     Unavailable,
     WindowClosed,
 )
@@ -32,7 +33,8 @@ from entrepot.replication.admission import Admission
 from entrepot.replication.bandwidth import Bandwidth
 from entrepot.replication.companions import Companion, Tags
 from entrepot.replication.concurrency import for_each
-from entrepot.replication.differences import Item, Route
+from entrepot.replication.deletions import Absences, Deletions
+from entrepot.replication.differences import Change, Item, Route
 from entrepot.replication.events import (
     CompanionFailed,
     Event,
@@ -46,6 +48,8 @@ from entrepot.replication.events import (
 )
 from entrepot.replication.lag import Lag
 from entrepot.replication.listing import LISTINGS_AT_ONCE, Spot, Survey, survey
+from entrepot.replication.measure import Size, measure
+from entrepot.replication.provenance import Arrivals, Provenance
 from entrepot.replication.publication import Publication
 from entrepot.replication.report import Report
 from entrepot.replication.rulebook import Rulebook
@@ -74,11 +78,21 @@ _log = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run would do: copy the items that are due but not refused, and what was attached to others since."""
+    """What a run would do: copy the items that are due but not refused, and what was attached to others since.
+
+    `size` is of these items; `absences` are tags here that are gone at the source, if the rule ever deletes such.
+    """
 
     items: list[Item]
-    refused: dict[Item, SignatureRefused] = field(default_factory=dict)
+    refused: dict[Item, SignatureRefused | TagImmutable] = field(default_factory=dict)
     late: list[tuple[Route, Companion]] = field(default_factory=list)
+    size: Size = field(default_factory=Size)
+    absences: Absences = field(default_factory=lambda: Absences([], []))
+
+    @property
+    def due(self) -> list[Item]:
+        """What is not here yet, or is something else here."""
+        return [item for item in self.items if item.change is not Change.SAME]
 
 
 class _Patience:
@@ -140,10 +154,19 @@ class Replications:
             async def judge(item: Item) -> None:
                 try:
                     await publication.judge(item, found.tags[item.origin])
-                except SignatureRefused as error:
+                except (SignatureRefused, TagImmutable) as error:
                     plan.refused[item] = error
 
             await for_each(found.due, judge, at_once=LISTINGS_AT_ONCE)
+            accepted = [item for item in found.due if item not in plan.refused]
+            size = await measure(source, self._registry, accepted)
+            for item, problem in size.failures.items():
+                tell(ItemFailed(item, problem))
+            absences = plan.absences
+            if rule.deletions.deletes:
+                has_others = len(accepted) > len(size.failures)
+                absences = await self._deletions(rule, source, tell).find(found, has_others=has_others)
+            plan = replace(plan, size=size, absences=absences)
             for route, digests in found.unchanged().items():
                 tags = found.tags[route.origin]
                 late = [] if tags is None else await publication.find_late(route, tags, digests)
@@ -161,7 +184,9 @@ class Replications:
 
         async with self._open_source(spec) as source:
             found = await self._survey(source, rule, None, hear)
-        return await Verification(self._registry, is_deep=is_deep).compare(rule, found.items, unlisted)
+            absences = await self._deletions(rule, source, hear).find(found)
+        verification = Verification(self._registry, is_deep=is_deep)
+        return await verification.compare(rule, found.items, unlisted, absences.vanished, self._clock())
 
     async def run(self, name: str, actor: Actor, tell: Tell = silent) -> Run:
         """Run the rule here and now, whatever its window; one that nobody works on is taken over.
@@ -235,25 +260,35 @@ class Replications:
             if not is_here and rule.options.next_open(now) > now:
                 raise WindowClosed(f"the window of rule {rule.name!r} has closed")
 
+        arrivals = Arrivals()
+
+        def note(event: Event) -> None:
+            arrivals.note(event)
+            tell(event)
+
         async with self._open_source(spec) as source, _open_signer(rule) as signer:
             found = await self._survey(source, rule, scope, tell)
-            tell(Listed(found.items))
-            publication = self._prepare(source, rule, policy, signer, tell)
+            note(Listed(found.items))
+            publication = self._prepare(source, rule, policy, signer, note)
             patience = _Patience()
 
             async def publish(item: Item) -> None:
                 verify_open()
-                tell(ItemStarted(item))
-                with patience.telling(lambda error: tell(ItemFailed(item, error))):
+                note(ItemStarted(item))
+                with patience.telling(lambda error: note(ItemFailed(item, error))):
                     copied, signed = await publication.publish(item, found.tags[item.origin])
-                    tell(ItemFinished(copied, signed))
+                    note(ItemFinished(copied, signed))
 
             await for_each(found.due, publish, at_once=self._at_once(rule))
             for route, digests in found.unchanged().items():
                 tags = found.tags[route.origin]
                 if tags is not None:
                     verify_open()
-                    await self._refresh(publication, route, tags, digests, patience, tell)
+                    await self._refresh(publication, route, tags, digests, patience, note)
+            await Provenance(self._database, rule.name).keep(arrivals.take())
+            await self._deletions(rule, source, note).carry_out(
+                found, failed=arrivals.failed, telling=patience.telling, verify_open=verify_open
+            )
 
     async def _refresh(
         self,
@@ -300,6 +335,10 @@ class Replications:
             admission=None if policy is None else Admission(source, policy, self._clock),
             signing=None if signer is None else Signing(self._registry, signer, self._host),
         )
+
+    def _deletions(self, rule: Rule, source: Source, tell: Tell) -> Deletions:
+        provenance = Provenance(self._database, rule.name)
+        return Deletions(rule, source, self._registry, provenance, self._clock, tell)
 
     async def _survey(self, source: Source, rule: Rule, scope: Sequence[Spot] | None, tell: Tell) -> Survey:
         return await survey(source, self._registry, rule, scope, tell, at_once=self._at_once(rule))

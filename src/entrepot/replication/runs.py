@@ -160,14 +160,18 @@ class Runs:
         if due:
             await self._signals.commit(work)
 
-    async def queue_pushes(self, source: str, spots: Sequence[Spot]) -> bool:
-        """Queue what the rules of a source mean of `spots`; False when so much waits that it must come later."""
+    async def queue_pushes(self, source: str, spots: Sequence[Spot], emptied: Sequence[Spot] = ()) -> bool:
+        """Queue what the rules of a source mean of `spots`; False when so much waits that it must come later.
+
+        Of the spots where something was deleted, `emptied`, what those rules mean that delete, too.
+        """
 
         def work(connection: sa.Connection) -> bool:
             now = self._clock()
             for name, document in records.list_rules_of(connection, source).items():
                 rule = Rule.parse(name, document)
-                wanted = [spot for spot in spots if _selects(rule, spot)]
+                told = [*spots, *(emptied if rule.deletions.deletes else ())]
+                wanted = [spot for spot in told if _selects(rule, spot)]
                 if wanted and not self._queue_spots(connection, rule, wanted, now):
                     return False
             publish(connection, WORK_TOPIC, "runs", now)

@@ -40,33 +40,35 @@ class Signing:
         self._signer = signer
         self._host = host
 
-    async def sign(self, repository: RepositoryName, subject: Digest) -> bool:
-        """Sign a manifest, unless that was done with this key; answers whether it had to be.
+    async def sign(self, repository: RepositoryName, subject: Digest) -> Digest | None:
+        """Sign a manifest; answers what the tag of its signatures names then, None where this key had signed before.
 
         Raises SignerUnavailable, RuleInvalid, or what storing raises.
         """
         tags = cosign_tags(subject)
         if not tags:  # a digest that cosign has no tag for
-            return False
+            return None
         payload = cosign.make_payload(subject, f"{self._host}/{repository}")
         existing = await self._registry.find_manifest(repository, tags[0])
         if existing is not None and self._has_ours(existing, payload):
-            return False
+            return None
         await self._put_bundle(repository, subject)
         await self._put(repository, payload)
         signature = base64.b64encode(await self._signer.sign(payload)).decode()
         layer = _descriptor(cosign.SIMPLE_SIGNING, payload) | {"annotations": {cosign.SIGNATURE: signature}}
-        await self._add_layers(repository, tags[0], [layer], None)
-        return True
+        return await self._add_layers(repository, tags[0], [layer], None)
 
-    async def merge(self, repository: RepositoryName, tag: Tag, theirs: Manifest) -> None:
-        """Let `tag` name the signatures in `theirs`, a manifest that is here, and those that it names already."""
+    async def merge(self, repository: RepositoryName, tag: Tag, theirs: Manifest) -> Digest:
+        """Let `tag` name the signatures in `theirs`, a manifest that is here, and those that it names already.
+
+        Answers what it names then.
+        """
         existing = await self._registry.find_manifest(repository, tag)
         layers = [] if existing is None else _layers(existing)
         if theirs.is_index or all(layer in _layers(theirs) for layer in layers):
             await self._registry.put_tag(repository, tag, theirs.digest)
-        else:
-            await self._add_layers(repository, tag, _layers(theirs), theirs.digest)
+            return theirs.digest
+        return await self._add_layers(repository, tag, _layers(theirs), theirs.digest)
 
     def _has_ours(self, existing: Manifest, payload: bytes) -> bool:
         """Whether our signature over `payload` is in a manifest. Whoever signs the same signs the same bytes."""
@@ -139,9 +141,11 @@ class Signing:
 
     async def _add_layers(
         self, repository: RepositoryName, tag: Tag, added: list[dict[str, Any]], source: Digest | None
-    ) -> None:
-        """Let `tag` name a manifest of its layers and `added`, however many do so at the same time."""
-        for number in range(_TRIES):
+    ) -> Digest:
+        """Let `tag` name a manifest of its layers and `added`, however many do so at the same time; answers which."""
+        tries = 0
+        while True:
+            tries += 1
             existing = await self._registry.find_manifest(repository, tag)
             layers = [] if existing is None else _layers(existing)
             layers += [layer for layer in added if layer not in layers]
@@ -157,18 +161,19 @@ class Signing:
                 document["annotations"] = {MERGED_FROM: str(merged_from)}
             await self._put(repository, config)
             before = None if existing is None else str(existing.digest)
+            manifest = Manifest.parse(json.dumps(document).encode())
             try:
                 await self._registry.put_manifest(
                     repository,
-                    Manifest.parse(json.dumps(document).encode()),
+                    manifest,
                     tags=[tag],
                     condition=lambda named, before=before: named == before,  # type: ignore[misc]
                 )
             except PreconditionFailed:  # somebody else added theirs meanwhile
-                if number == _TRIES - 1:
+                if tries == _TRIES:
                     raise
             else:
-                return
+                return manifest.digest
 
     async def _put(self, repository: RepositoryName, content: bytes) -> None:
         digest = Digest.of(content)

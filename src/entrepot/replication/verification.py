@@ -1,6 +1,7 @@
 """Comparing what is here with what a rule's source has, digest by digest. Copies nothing."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from entrepot.errors import BlobUnknown, NameUnknown, StorageUnavailable
@@ -10,6 +11,7 @@ from entrepot.oci.reference import RepositoryName, Tag
 from entrepot.registry.service import MAX_PAGE, Registry
 from entrepot.replication.concurrency import for_each
 from entrepot.replication.copy import MAX_DEPTH
+from entrepot.replication.deletions import Vanished
 from entrepot.replication.differences import Change, Item
 from entrepot.replication.rules import Rule
 
@@ -20,7 +22,8 @@ _AT_ONCE = 8
 class Comparison:
     """What was found. Equal is what names the same digest on both sides, and with that is here as a whole.
 
-    `kept` is here and selected by the rule, but gone from the source; that is no difference, since nothing deletes it.
+    `kept` is here and selected by the rule, but gone from the source; that is no difference, since nothing deletes it,
+    or not yet: `kept_until` says when. `gone` should not be here any more.
     """
 
     equal: int
@@ -29,11 +32,13 @@ class Comparison:
     kept: list[str]
     unlisted: list[str]
     broken: list[str] = field(default_factory=list)
+    gone: list[Vanished] = field(default_factory=list)
+    kept_until: dict[str, datetime] = field(default_factory=dict)
 
     @property
     def is_equal(self) -> bool:
-        """Whether all that the source has is here, the same."""
-        return not (self.missing or self.different or self.unlisted or self.broken)
+        """Whether all that the source has is here, the same, and nothing else that should not be."""
+        return not (self.missing or self.different or self.gone or self.unlisted or self.broken)
 
     def to_document(self) -> dict[str, Any]:
         """As `replicate verify --json` shows it."""
@@ -45,7 +50,16 @@ class Comparison:
                 {"what": f"{item.target}:{item.tag}", "there": str(item.digest), "here": str(item.here)}
                 for item in self.different
             ],
+            "gone": [
+                {
+                    "what": str(one.placed),
+                    "here": str(one.placed.digest),
+                    "refused": None if one.refused is None else str(one.refused),
+                }
+                for one in self.gone
+            ],
             "kept": self.kept,
+            "kept_until": self.kept_until,
             "unlisted": self.unlisted,
             "broken": self.broken,
         }
@@ -60,8 +74,10 @@ class Verification:
         # What is not here of a manifest, or of a blob; each is looked at once.
         self._gaps: dict[tuple[RepositoryName, Digest], list[str]] = {}
 
-    async def compare(self, rule: Rule, items: list[Item], unlisted: list[str]) -> Comparison:
-        """What differs, given all items of the rule, and what of it could not be listed."""
+    async def compare(
+        self, rule: Rule, items: list[Item], unlisted: list[str], vanished: list[Vanished], now: datetime
+    ) -> Comparison:
+        """What differs, given all items of the rule, what of it could not be listed, and what vanished."""
         same = [item for item in items if item.change is Change.SAME]
         broken: dict[str, str] = {}
 
@@ -71,13 +87,19 @@ class Verification:
 
         if self._is_deep:
             await for_each(same, check, at_once=_AT_ONCE)
+        gone = [one for one in vanished if one.is_due(now)]
+        # Also those in repositories that the source has not at all.
+        kept = {*await self._find_kept(rule, items), *(str(one.placed) for one in vanished)}
+        kept -= {str(one.placed) for one in gone}
         return Comparison(
             equal=len(same) - len(broken),
             missing=[item for item in items if item.change is Change.NEW],
             different=[item for item in items if item.change is Change.CHANGED],
-            kept=await self._find_kept(rule, items),
+            kept=sorted(kept),
             unlisted=unlisted,
             broken=[f"{what}: {problem}" for what, problem in sorted(broken.items())],
+            gone=gone,
+            kept_until={str(one.placed): one.due_at for one in vanished if one.due_at is not None and one.due_at > now},
         )
 
     async def _find_kept(self, rule: Rule, items: list[Item]) -> list[str]:

@@ -47,6 +47,12 @@ def test_a_push_says_where_it_went(detail: dict[str, Any], tag: str) -> None:
     assert (push.account, push.region, push.spot) == ("123456789012", "us-west-2", Spot("smm/api", tag))
 
 
+def test_a_deletion_is_about_its_whole_repository() -> None:
+    push = parse_push(json.dumps(event(**{"action-type": "DELETE"})))
+    assert (push.spot, push.is_deletion) == (Spot("smm/api"), True)
+    assert not parse_push(json.dumps(EVENT)).is_deletion
+
+
 @pytest.mark.parametrize(
     ("body", "outcome"),
     [
@@ -59,7 +65,9 @@ def test_a_push_says_where_it_went(detail: dict[str, Any], tag: str) -> None:
         (json.dumps(EVENT | {"source": "aws.s3"}), "foreign"),
         (json.dumps(EVENT | {"detail-type": "ECR Image Scan"}), "foreign"),
         (json.dumps(EVENT | {"detail": "PUSH"}), "foreign"),
-        (json.dumps(event(**{"action-type": "DELETE"})), "ignored"),
+        (json.dumps(event(**{"action-type": "REPLICATE"})), "ignored"),
+        (json.dumps(event(**{"action-type": ["PUSH"]})), "ignored"),
+        (json.dumps(event(**{"action-type": "DELETE", "result": "FAILURE"})), "ignored"),
         (json.dumps(event(result="FAILURE")), "ignored"),
         (json.dumps(event(**{"repository-name": "SMM"})), "malformed"),
         (json.dumps(event(**{"repository-name": None})), "malformed"),

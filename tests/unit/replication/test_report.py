@@ -90,6 +90,8 @@ def test_a_run_is_counted() -> None:
         "bytes_resumed": 2,
         "referrers_copied": 1,
         "signed": 1,
+        "tags_deleted": 0,
+        "referrers_deleted": 0,
         "refused": 0,
         "failed": 0,
         "seconds": 2.0,
