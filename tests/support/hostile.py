@@ -44,6 +44,11 @@ class HostileRegistry:
             self.tags[repository].append(tag)
         return digest
 
+    def delete_tag(self, repository: str, tag: str) -> None:
+        """Serve a tag no more."""
+        self.tags[repository].remove(tag)
+        del self.manifests[repository, tag]
+
     def put_image(self, repository: str, tag: str | None = None, image: Image | None = None) -> Image:
         """Serve an image."""
         image = image or Image()

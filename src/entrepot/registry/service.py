@@ -35,7 +35,7 @@ from entrepot.oci.reference import Reference, RepositoryName, Tag
 from entrepot.registry import records
 from entrepot.registry.leftovers import Companions, delete_leftovers, find_leftovers
 from entrepot.registry.policies import Policies
-from entrepot.registry.reach import Reach
+from entrepot.registry.reach import Reach, find_reached
 from entrepot.registry.records import BlobRow
 from entrepot.storage.blobs import BlobStore, OpenBlob, Staged
 from entrepot.storage.cache import Cache
@@ -449,6 +449,18 @@ class Registry:
         children = [Digest.parse(one) for one in records.list_children(connection, repository_id, digest)]
         records.delete_manifest(connection, repository_id, digest)
         return [digest, *tags, *children]
+
+    async def select_reached(self, name: RepositoryName, digests: Collection[Digest]) -> set[Digest]:
+        """Those of `digests` that are manifests of a repository to which a tag leads."""
+
+        def work(connection: sa.Connection) -> set[Digest]:
+            repository_id = records.find_repository(connection, name)
+            if repository_id is None:
+                return set()
+            reached = find_reached(connection, repository_id, {str(digest) for digest in digests})
+            return {digest for digest in digests if str(digest) in reached}
+
+        return await self._database.read(work)
 
     async def delete_leftovers(self, name: RepositoryName, companions: Companions) -> list[Tag]:
         """Drop tags that speak of what no other tag leads to any more; answers which (see `leftovers.py`)."""

@@ -48,6 +48,7 @@ class _Measurement:
         level = [(item, item.digest) for item in items]
         for _ in range(MAX_DEPTH + 1):
             level = await self._measure(await self._select_missing(level))
+        self._size.is_whole = self._size.is_whole and not level
         held = await self._registry.select_blobs(self._blobs.keys())
         self._size.bytes += sum(size for digest, size in self._blobs.items() if digest not in held)
         return self._size

@@ -54,6 +54,7 @@ class Publication:
         follow: bool = True,
         admission: Admission | None = None,
         signing: Signing | None = None,
+        only_tagged: bool = False,
     ) -> None:
         self._source = source
         self._registry = registry
@@ -62,6 +63,8 @@ class Publication:
         self._follow = follow
         self._admission = admission
         self._signing = signing
+        # What no tag leads to gets no late signatures: they would only be taken away again.
+        self._only_tagged = only_tagged
         self._graph = GraphCopy(source, registry, transfers, concurrency=concurrency, tell=tell)
         self._locks: WeakValueDictionary[tuple[RepositoryName, Digest], asyncio.Lock] = WeakValueDictionary()
         # Whose companions were asked for, so that nothing is late of which that is true.
@@ -143,8 +146,8 @@ class Publication:
     async def find_late(self, route: Route, tags: Tags, digests: Iterable[Digest]) -> list[Companion]:
         """What was attached at the source since `digests`, which tags here and there name, were copied: not just now.
 
-        Looks at cosign's tags of everything that is here, and at the referrers of `digests` themselves; those of an
-        index's children are looked at when its tag changes.
+        Looks at cosign's tags of everything that is here, or that tags here lead to, and at the referrers of `digests`
+        themselves; those of an index's children are looked at when its tag changes.
         """
         if not self._follow:
             return []
@@ -154,7 +157,8 @@ class Publication:
             for tag in tags
             if (subject := subject_of(tag)) is not None and (route.target, subject) not in self._asked
         }
-        held = await self._registry.select_held(route.target, set(spoken_of.values()))
+        select = self._registry.select_reached if self._only_tagged else self._registry.select_held
+        held = await select(route.target, set(spoken_of.values()))
         late = await self._find_late_tags(route, companions, {t: s for t, s in spoken_of.items() if s in held})
         with_fallback = {
             subject for tag, subject in spoken_of.items() if subject in held and tag == referrers_tag(subject)

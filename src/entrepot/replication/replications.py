@@ -334,6 +334,7 @@ class Replications:
             follow=rule.follow,
             admission=None if policy is None else Admission(source, policy, self._clock),
             signing=None if signer is None else Signing(self._registry, signer, self._host),
+            only_tagged=rule.deletions.deletes,
         )
 
     def _deletions(self, rule: Rule, source: Source, tell: Tell) -> Deletions:

@@ -1,3 +1,4 @@
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from entrepot.replication.rules import Rule, parse_rule_file
 from entrepot.replication.source_specs import parse_source
 
 SOURCE = {"type": "oci", "url": "https://registry.example.com", "username": "reader", "password_file": "/run/secret"}
+GONE = datetime(2026, 11, 1, tzinfo=UTC)
 RULE = {"source": "internal", "repositories": ["smm/*"], "tags": {"include": ["v*"], "exclude": ["*-dev"]}}
 
 
@@ -29,6 +31,10 @@ def without(document: dict[str, Any], *names: str) -> dict[str, Any]:
         pytest.param(RULE | {"tags": {}}, "rules.smm.tags: say which", id="no-include"),
         pytest.param(RULE | {"tags": {"semver": ">>1"}}, "rules.smm.tags.semver: semver range", id="semver"),
         pytest.param(RULE | {"tags": {"include": ["*"], "newest": 3}}, "rules.smm.tags.newest: not supp", id="newest"),
+        pytest.param(RULE | {"deletions": "delete"}, "rules.smm.deletions: must be keep, mirror, or", id="deletions"),
+        pytest.param(RULE | {"deletions": 30}, "rules.smm.deletions: must be keep, mirror, or", id="days"),
+        pytest.param(RULE | {"deletions": "0d"}, "rules.smm.deletions: must be keep, mirror, or", id="no-days"),
+        pytest.param(RULE | {"deletions": "9999d"}, "rules.smm.deletions: must be keep", id="too-many-days"),
         pytest.param(RULE | {"target": "all"}, "rules.smm.target: several repositories", id="one-target"),
         pytest.param(RULE | {"target": "Public/{repository}"}, "rules.smm.target: repository name", id="target-case"),
         pytest.param(RULE | {"target": "{repo}/{repository}"}, "rules.smm.target: repository name", id="placeholder"),
@@ -62,6 +68,17 @@ def test_a_file_reads_back_as_it_was_written() -> None:
     file = parse_rule_file({"sources": {"internal": SOURCE}, "rules": {"smm": RULE}})
     source, rule = file.sources[0], file.rules[0]
     assert parse_source("internal", source.to_document()) == source
+    assert Rule.parse("smm", rule.to_document()) == rule
+
+
+@pytest.mark.parametrize(
+    ("text", "due_at"),
+    [("keep", None), ("mirror", GONE), ("30d", GONE + timedelta(days=30)), ("12h", GONE + timedelta(hours=12))],
+)
+def test_what_is_gone_is_kept_as_long_as_the_rule_says(text: str, due_at: datetime | None) -> None:
+    rule = Rule.parse("smm", RULE | {"deletions": text})
+    assert rule.deletions.due_at(GONE) == due_at
+    assert rule.to_document().get("deletions", "keep") == text
     assert Rule.parse("smm", rule.to_document()) == rule
 
 
