@@ -181,6 +181,31 @@ async def test_what_is_no_push_blocks_nothing(
     assert await served.parts.registry.read_tag_digests(RepositoryName("other/web"), [Tag("v1")]) == {}
 
 
+async def test_a_deletion_that_is_told_is_mirrored(
+    ecr: HostileEcr, queue: Queue, copying: Replicating, served: Served
+) -> None:
+    await queue.create()
+    for tag in ("v1", "v2"):
+        ecr.registry.put_image(API.value, tag)
+    await copying.apply_rule(deletions="mirror")
+    assert (await copying.run()).status == "done"
+    ecr.registry.delete_tag(API.value, "v1")
+    detail = {"result": "SUCCESS", "action-type": "DELETE", "repository-name": API.value, "image-tag": "v1"}
+    await queue.tell(API.value, None, detail=detail)
+    ecr.calls.clear()
+
+    async def is_gone() -> bool:
+        return await served.parts.registry.read_tag_digests(API, [Tag("v1")]) == {}
+
+    async with consuming(copying), working(copying):
+        await eventually(is_gone)
+        await eventually(queue.is_empty)
+    # Of that repository alone.
+    assert "DescribeRepositories" not in ecr.calls
+    assert await served.parts.registry.read_tag_digests(API, [Tag("v2")]) != {}
+    assert await outcomes(copying) == {"deletion": 1}
+
+
 async def test_a_signature_that_is_pushed_brings_its_repository(
     ecr: HostileEcr, queue: Queue, copying: Replicating, served: Served
 ) -> None:

@@ -170,6 +170,47 @@ async def test_one_is_killed_and_another_goes_on_behind_the_last_part(
     assert verified == "large: equal, 1 tags\n"
 
 
+async def test_deletions_go_on_where_a_killed_worker_stopped(
+    workers: Workers, hostile: HostileRegistry, tmp_path: Path
+) -> None:
+    for number in range(6):
+        hostile.put_image("smm/api", f"v{number}")
+    rule = {"source": "hostile", "repositories": ["smm/api"], "tags": {"include": ["*"]}, "deletions": "mirror"}
+    file = tmp_path / "replication.yaml"
+    file.write_text(json.dumps({"sources": {"hostile": {"type": "oci", "url": hostile.url}}, "rules": {"all": rule}}))
+    await workers.run("replicate", "apply", file)
+    await workers.run("replicate", "run", "all", "--wait")
+    for number in range(5):
+        hostile.delete_tag("smm/api", f"v{number}")
+    asked: list[int] = []
+
+    async def hang(request: web.Request) -> web.StreamResponse | None:
+        """Say that two tags are gone, and of the others nothing, to the first that asks."""
+        if request.method == "HEAD" and request.path.endswith(("/v2", "/v3", "/v4")) and len(asked) < 3:
+            assert request.transport is not None
+            asked.append(request.transport.get_extra_info("peername")[1])
+            await asyncio.sleep(60)
+        return None
+
+    hostile.misbehave = hang
+    await workers.run("replicate", "run", "all")
+    count = "SELECT count(*) FROM tags"
+
+    async def are_two_gone() -> bool:
+        return len(asked) == 3 and await workers.query(count) == [(4,)]
+
+    await eventually(are_two_gone, 60)
+    workers.owner_of(asked[0]).kill()
+
+    async def is_done() -> bool:
+        return await workers.query("SELECT status FROM replication_runs ORDER BY queued_at") == [("done",), ("done",)]
+
+    await eventually(is_done, 90)
+    assert await workers.query("SELECT name FROM tags") == [("v5",)]
+    assert await workers.query("SELECT tag FROM replicated_tags") == [("v5",)]
+    assert await workers.run("replicate", "verify", "all") == "all: equal, 1 tags\n"
+
+
 async def test_they_share_a_schedule_and_a_cancelled_run_ends_at_once(
     workers: Workers, hostile: HostileRegistry, tmp_path: Path
 ) -> None:
