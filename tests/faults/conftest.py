@@ -19,6 +19,7 @@ from entrepot.replication.worker import work
 from entrepot.storage.clock import Clock, utc_now
 from tests.support.hostile import HostileRegistry, serving
 from tests.support.served import TESTER, Served
+from tests.support.whole import verify_explained, verify_whole
 
 RULE = "all"
 # For sources that answer, however busy the machine; and for those of whose silence a test is about.
@@ -100,8 +101,10 @@ class Replicating:
         await self.apply_other(RULE, "smm/*", **fields)
 
     async def run(self) -> Run:
-        """Run it."""
-        return await self.replications.run(RULE, TESTER)
+        """Run it; whatever happens, it is explained."""
+        run = await self.replications.run(RULE, TESTER)
+        await verify_explained(self.served, run)
+        return run
 
     async def latest(self, rule: str = RULE) -> Run:
         """The latest run of a rule."""
@@ -144,7 +147,9 @@ async def hostile() -> AsyncIterator[HostileRegistry]:
 
 
 @pytest.fixture
-async def replicating(served: Served, hostile: HostileRegistry) -> Replicating:
+async def replicating(served: Served, hostile: HostileRegistry) -> AsyncIterator[Replicating]:
+    """Replication of all that is below smm/; whatever a test does to it, nothing is half visible in the end."""
     replicating = Replicating(served)
     await replicating.apply(hostile.url)
-    return replicating
+    yield replicating
+    await verify_whole(served)
