@@ -18,6 +18,7 @@ from tests.support.content import Image
 from tests.support.hostile import HostileRegistry
 from tests.support.programs import Credential, Entrepot, run, run_well
 from tests.support.served import TESTER, serve
+from tests.support.whole import verify_whole
 
 DISK_BYTES = 24 * 1024**2
 PUBLISHER = {"publisher": {"grants": [{"repositories": ["**"], "actions": ["pull", "push"]}]}}
@@ -138,6 +139,7 @@ async def replicating(disk: Path, hostile: HostileRegistry) -> AsyncIterator[Rep
         )
         await replicating.apply(hostile.url)
         yield replicating
+        await verify_whole(served)
 
 
 async def test_a_replication_waits_for_room_and_copies_nothing_again(
@@ -159,6 +161,8 @@ async def test_a_replication_waits_for_room_and_copies_nothing_again(
         assert "full" in waiting.report["problem"]["problem"]
         assert waiting.report["problem"]["is_temporary"]
         assert await registry.read_tag_digests(RepositoryName("smm/api"), [Tag("v1")]) == {}
+        assert await registry.find_manifest(RepositoryName("smm/api"), image.digest) is None
+        await verify_whole(replicating.served)
         await asyncio.to_thread(run_well, "mount", "-o", f"remount,size={DISK_BYTES * 4}", disk)
 
         async def is_done() -> bool:

@@ -30,6 +30,7 @@ from tests.support.hostile_ecr import PUSHED_AT, Answer, HostileEcr, also, amz_e
 from tests.support.programs import run_well
 from tests.support.served import TESTER, Served
 from tests.support.servers import make_certificate
+from tests.support.whole import verify_whole
 
 API = RepositoryName("smm/api")
 IMAGE = Image(layer=os.urandom(300_000))
@@ -53,9 +54,10 @@ async def ecr() -> AsyncIterator[HostileEcr]:
 
 
 @pytest.fixture
-async def copying(served: Served, ecr: HostileEcr) -> Replicating:
+async def copying(served: Served, ecr: HostileEcr) -> AsyncIterator[Replicating]:
     """Replication of everything that the ECR has."""
-    return await begin(ecr, Replicating(served, PATIENT))
+    yield await begin(ecr, Replicating(served, PATIENT))
+    await verify_whole(served)
 
 
 async def begin(ecr: HostileEcr, replicating: Replicating) -> Replicating:
@@ -125,6 +127,39 @@ async def test_a_token_that_ends_in_the_middle_of_a_layer_is_renewed(
     assert ranges[0] is None
     assert re.fullmatch(r"bytes=[1-9]\d+-", ranges[1] or "")
     assert ecr.calls.count("GetAuthorizationToken") == 2
+
+
+async def test_a_token_that_ends_in_the_middle_of_a_layer_and_is_not_renewed_is_named(
+    ecr: HostileEcr, served: Served
+) -> None:
+    hours = 0
+    replicating = await begin(ecr, Replicating(served, PATIENT, monotonic=lambda: time.monotonic() + 3600 * hours))
+    ecr.registry.put_image(API.value, "v1", IMAGE)
+
+    async def end_for_good(request: web.Request) -> web.StreamResponse | None:
+        nonlocal hours
+        if not request.path.endswith(f"/blobs/{LAYER}") or hours:
+            return None
+        ecr.end_token()
+        hours = 1
+        ecr.misbehave = failing("GetAuthorizationToken", denied)
+        return await send_pieces(request, [IMAGE.layer[:200_000]], length=len(IMAGE.layer))
+
+    denied = web.Response(
+        status=400,
+        body=b'{"__type": "AccessDeniedException", "message": "not authorized to perform: ecr:GetAuthorizationToken"}',
+        content_type="application/x-amz-json-1.1",
+    )
+    ecr.registry.misbehave = also(ecr, end_for_good)
+    run = await replicating.run()
+    assert (run.status, run.report["tags_copied"], run.report["blobs_copied"]) == ("failed", 0, 1)
+    (failure,) = run.report["failures"]
+    assert (failure["what"], failure["kind"], failure["side"]) == ("smm/api:v1", "failed", "source")
+    assert "GetAuthorizationToken" in failure["problem"]
+    assert not failure["is_temporary"]
+    assert await served.parts.registry.read_tag_digests(API, [Tag("v1")]) == {}
+    assert not await served.parts.registry.hold_blob(API, Digest.of(IMAGE.layer))
+    await verify_whole(served)
 
 
 async def test_a_repository_that_is_denied_costs_no_further_tokens(ecr: HostileEcr, copying: Replicating) -> None:

@@ -82,6 +82,15 @@ async def stall(request: web.Request) -> web.StreamResponse:
     return answer
 
 
+async def endless(request: web.Request) -> web.StreamResponse:
+    """A body that never ends, as fast as it is read."""
+    answer = web.StreamResponse()
+    answer.enable_chunked_encoding()
+    await answer.prepare(request)
+    while True:
+        await answer.write(b" " * 65536)
+
+
 async def endless_pages(request: web.Request) -> web.StreamResponse:
     return web.json_response({"tags": ["v1"]}, headers={"Link": f'<{request.path_qs}>; rel="next"'})
 
@@ -135,6 +144,11 @@ LIES = [
     pytest.param(at(MANIFEST)(answering(200, OTHER_MANIFEST)), "source", "has another digest", id="other-manifest"),
     pytest.param(at(MANIFEST)(answering(200, HTML, "text/html")), "source", "another digest", id="html-as-manifest"),
     pytest.param(at(MANIFEST)(sending(b"{" * 5_000_000)), "source", "more than the 4194304", id="huge-manifest"),
+    pytest.param(at(MANIFEST)(endless), "source", "more than the 4194304", id="endless-manifest"),
+    pytest.param(at(LAYER)(endless), "source", "has more than its 300000", id="endless-blob"),
+    pytest.param(at(LAYER)(compressed(BOMB)), "source", "announced with", id="bomb-as-blob"),
+    pytest.param(at("tags/list")(endless), "source", "more than the 16777216", id="endless-list"),
+    pytest.param(at("_catalog")(answering(200, HTML, "text/html")), "source", "no list of", id="html-as-catalog"),
     pytest.param(at(MANIFEST)(compressed(BOMB)), "source", "has another digest", id="bomb-as-manifest"),
     pytest.param(at("tags/list")(compressed(BOMB)), "source", "no list of tags", id="bomb-as-list"),
     pytest.param(at(MANIFEST)(answering(429)), "source", "429.*waited", id="throttled-for-ever"),
@@ -333,7 +347,10 @@ async def test_a_redirect_to_a_private_address_is_followed_where_the_source_may(
         assert storage.count("/blobs/") == 2
     else:
         assert storage.seen == []
-        problem = run.report["failures"][0]["problem"]
+        (failure,) = run.report["failures"]
+        problem = failure["problem"]
+        assert (failure["what"], failure["side"], failure["is_temporary"]) == ("smm/api:v1", "source", False)
+        assert await replicating.served.parts.registry.read_tag_digests(API, [Tag("v1")]) == {}
         assert "none that a source may lead to; if that is meant, give the source private_redirects: allow" in problem
 
 
@@ -389,8 +406,11 @@ async def test_a_login_is_not_sent_to_a_page_elsewhere(
             return web.json_response({"repositories": []}, headers={"Link": f'<{other.url}/v2/>; rel="next"'})
 
         hostile.misbehave = ask_and_send_away
-        assert (await replicating.run()).status == "failed"
+        run = await replicating.run()
     assert other.seen == []
+    assert "is on another server" in run.report["problem"]["problem"]
+    assert run.report["problem"]["side"] == "source"
+    assert "secret" not in json.dumps(run.report)
 
 
 @pytest.mark.parametrize(
@@ -414,6 +434,8 @@ async def test_a_broken_token_service_is_named(
     monkeypatch.setenv("HOSTILE_PASSWORD", "secret")
     await replicating.apply(hostile.url, username="reader", password_env="HOSTILE_PASSWORD")
     challenge = f'Bearer realm="{realm.format(url=hostile.url)}",service="x"'
+    if realm.endswith("/hang"):
+        replicating.deadlines = IMPATIENT
 
     async def challenge_all(request: web.Request) -> web.StreamResponse | None:
         if request.path == "/token":
@@ -425,7 +447,37 @@ async def test_a_broken_token_service_is_named(
     hostile.misbehave = challenge_all
     run = await replicating.run()
     assert re.search(problem, run.report["problem"]["problem"])
+    assert (run.status, run.report["problem"]["side"]) == ("failed", "source")
     assert "secret" not in json.dumps(run.report)
+
+
+async def test_a_token_service_that_hangs_once_something_is_copied_is_named(
+    hostile: HostileRegistry, replicating: Replicating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOSTILE_PASSWORD", "secret")
+    await replicating.apply(hostile.url, username="reader", password_env="HOSTILE_PASSWORD")
+    replicating.deadlines = IMPATIENT
+    hostile.put_image(API.value, "v1", IMAGE)
+    challenge = {"WWW-Authenticate": f'Bearer realm="{hostile.url}/token",service="x",scope="repository:smm/api:pull"'}
+    is_hanging = False
+
+    async def end_early(request: web.Request) -> web.StreamResponse | None:
+        nonlocal is_hanging
+        if request.path == "/token":
+            return await hang(request) if is_hanging else web.json_response({"token": "first", "expires_in": 3600})
+        if LAYER in request.path:
+            is_hanging = True
+        is_known = request.headers.get("Authorization") == "Bearer first" and not is_hanging
+        return None if is_known else web.Response(status=401, headers=challenge)
+
+    hostile.misbehave = end_early
+    run = await replicating.run()
+    (failure,) = run.report["failures"]
+    assert (failure["what"], failure["side"], failure["is_temporary"]) == ("smm/api:v1", "source", True)
+    assert re.search(r"/token.*(did not answer within|stopped answering)", failure["problem"])
+    assert "secret" not in json.dumps(run.report)
+    assert await replicating.served.parts.registry.read_tag_digests(API, [Tag("v1")]) == {}
+    assert await replicating.served.parts.registry.find_manifest(API, IMAGE.digest) is None
 
 
 async def test_a_manifest_that_claims_another_size_for_a_blob_is_refused(
@@ -472,7 +524,11 @@ async def test_an_index_without_measure_is_refused(
     content = f'{{"schemaVersion":2,"mediaType":"{media_types.OCI_INDEX}","manifests":[{",".join([entry] * entries)}]}}'
     hostile.put_manifest(API.value, content.encode(), media_types.OCI_INDEX, "v1")
     run = await replicating.run()
-    assert problem in run.report["failures"][0]["problem"]
+    (failure,) = run.report["failures"]
+    assert problem in failure["problem"]
+    assert (failure["what"], failure["side"], failure["is_temporary"]) == ("smm/api:v1", "source", False)
+    assert await replicating.served.parts.registry.read_tag_digests(API, [Tag("v1")]) == {}
+    assert await replicating.served.parts.registry.find_manifest(API, Digest.of(content.encode())) is None
 
 
 async def test_an_index_that_names_itself_is_found_out(hostile: HostileRegistry, replicating: Replicating) -> None:

@@ -91,6 +91,8 @@ class TestTriedAgain:
             run = await wait_for_status(replicating, "waiting")
         assert run.report["problem"]["is_temporary"]
         assert "429" in run.report["problem"]["problem"]
+        assert run.report["problem"]["side"] == "source"
+        assert await replicating.served.parts.registry.read_tag_digests(API, [Tag("v1")]) == {}
         assert run.due_at is not None
         assert timedelta(minutes=30) <= run.due_at - before <= timedelta(minutes=70)
         # Nobody touches it before, unless somebody asks for it.
