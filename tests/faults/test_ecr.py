@@ -22,7 +22,7 @@ from entrepot.replication.backoff import Deadlines
 from entrepot.replication.rules import parse_rule_file
 from entrepot.replication.source_specs import parse_source
 from entrepot.replication.sources import Sources
-from tests.faults.conftest import RULE, Replicating
+from tests.faults.conftest import IMPATIENT, RULE, Replicating
 from tests.support.content import Image
 from tests.support.forward_proxy import forward_proxy
 from tests.support.hostile import send_pieces
@@ -263,6 +263,7 @@ async def test_an_api_that_misbehaves_is_named(
 
 
 async def test_an_api_that_hangs_is_given_up(ecr: HostileEcr, replicating: Replicating) -> None:
+    replicating.deadlines = IMPATIENT
     copying = await begin(ecr, replicating)
 
     async def hang(_: str, __: dict[str, Any]) -> web.StreamResponse:

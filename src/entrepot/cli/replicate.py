@@ -18,6 +18,7 @@ app = typer.Typer(help="Replication: copy content from a source registry.", no_a
 
 Name = Annotated[str, typer.Argument(help="The rule's name.", metavar="NAME")]
 _LISTED_RUNS = 20
+_SHOWN_FAILURES = 10
 
 
 class RunFailed(EntrepotError):
@@ -102,7 +103,9 @@ def plan(context: typer.Context, name: Name, json: Json = False) -> None:
     else:
         print_plan(found)
     if failures:
-        raise RunFailed("; ".join(failures))
+        others = len(failures) - _SHOWN_FAILURES
+        more = f" (and {others} more)" if others > 0 else ""
+        raise RunFailed("; ".join(failures[:_SHOWN_FAILURES]) + more)
 
 
 @app.command(epilog="Example: entrepot replicate run smm --wait")
