@@ -224,6 +224,7 @@ class TestReplication:
             (RULES.replace("[smm/api]", "smm/api"), 6, "rules.smm.repositories: must be a list"),
             (RULES.replace('1"}', '1", password: x}'), 2, "sources.internal.password: a password does not belong"),
             (RULES + '    schedule: "0 0 31 2 *"\n', 8, "rules.smm.schedule: '0 0 31 2 *': bad day-of-month"),
+            (RULES + "    deletions: 30\n", 8, "rules.smm.deletions: must be keep, mirror, or for how long"),
             (RULES + TWIN, 4, "rules.smm.target: rule 'twin' would write the same tags to smm/*"),
             ("", None, "the file: must be a mapping"),
         ],

@@ -248,6 +248,15 @@ async def test_a_tag_that_a_list_forgets_is_asked_for(hostile: HostileRegistry, 
     assert await tags_of(mirroring) == {"v1", "v2", "v3"}
 
 
+async def test_a_tag_that_is_listed_but_cannot_be_had_stays(hostile: HostileRegistry, mirroring: Replicating) -> None:
+    lost = hostile.manifests.pop((NAME, "v1"))
+    run = await mirroring.run()
+    assert (run.status, run.report["tags_deleted"]) == ("done", 0)
+    assert await tags_of(mirroring) == {"v1", "v2", "v3"}
+    hostile.manifests[NAME, "v1"] = lost
+    assert (await mirroring.run()).report["tags"] == {"new": 0, "changed": 0, "same": 3}
+
+
 async def test_a_tag_that_came_back_meanwhile_stays(hostile: HostileRegistry, mirroring: Replicating) -> None:
     hostile.delete_tag(NAME, "v1")
 

@@ -4,7 +4,7 @@ A tag is gone when a list of its repository that came to its end does not name i
 that the rule selects (the newest ten, say); and all tags of a repository are, when the list of repositories came to its
 end without it. A tag that the rule does not mean any more, since the rule was changed, is not gone: it stays.
 
-Whatever is doubtful deletes nothing: a list that broke off, a tag that the source has though its list does not name it,
+Whatever is doubtful deletes nothing: a list that broke off, a tag of which its list and the source itself disagree,
 a repository of which something failed in the same run, a source that has nothing left of all that the rule put here.
 """
 
@@ -159,14 +159,12 @@ class Deletions:
     async def _delete(self, placed: Placed, found: Survey) -> bool:
         """Delete a tag, if it is still what was put here, and still gone; False when it stays."""
         self._registry.verify_deletable(placed.target, placed.tag)
-        if placed.tag not in found.listed.get(placed.origin, ()):
-            try:
-                await self._source.get_digest(placed.origin, placed.tag)
-            except SourceMissing:
-                pass
-            else:
+        is_listed = placed.tag in found.listed.get(placed.origin, ())
+        if await self._is_there(placed) != is_listed:
+            # What is listed and not there may have been deleted since: the next list will tell.
+            if not is_listed:
                 await self._verify_list(placed)
-                return False
+            return False
         try:
             await self._registry.delete_manifest(
                 placed.target, placed.tag, condition=lambda named: named == str(placed.digest)
@@ -174,6 +172,13 @@ class Deletions:
         except (ManifestUnknown, NameUnknown, PreconditionFailed):  # deleted or moved by somebody, a moment ago
             return True
         self._tell(TagDeleted(_route(placed), placed.tag, placed.digest))
+        return True
+
+    async def _is_there(self, placed: Placed) -> bool:
+        try:
+            await self._source.get_digest(placed.origin, placed.tag)
+        except SourceMissing:
+            return False
         return True
 
     async def _verify_list(self, placed: Placed) -> None:

@@ -127,12 +127,13 @@ class Provenance:
 
     async def forget(self, placed: Iterable[Placed]) -> None:
         """Tags that are not here any more, or that somebody else has moved, are not the rule's any more."""
-        rows = [one.to_row(self._rule) for one in placed]
+        rows = _ordered([one.to_row(self._rule) for one in placed])
         for start in range(0, len(rows), records.BATCH):
             some = rows[start : start + records.BATCH]
             await self._database.write(lambda connection, some=some: records.forget_placed(connection, some))  # type: ignore[misc]
 
     async def _put(self, rows: list[records.Row]) -> None:
+        rows = _ordered(rows)
         for start in range(0, len(rows), records.BATCH):
             some = rows[start : start + records.BATCH]
 
@@ -140,3 +141,8 @@ class Provenance:
                 records.put_placed(connection, some)
 
             await self._database.write(work)
+
+
+def _ordered(rows: list[records.Row]) -> list[records.Row]:
+    """In the order in which everybody writes them, so that no two wait for each other."""
+    return sorted(rows, key=lambda row: (row["repository"], row["tag"]))

@@ -73,6 +73,7 @@ class TestRules:
         [
             (f"{RULES}/smm", RULE | {"source": "none"}, "rules.smm.source: there is no source 'none'"),
             (f"{RULES}/smm", RULE | {"schedule": "* * 31 2 *"}, "rules.smm.schedule: '* * 31 2 *': bad day-of-month"),
+            (f"{RULES}/smm", RULE | {"deletions": "yes"}, "rules.smm.deletions: must be keep, mirror, or"),
             (f"{RULES}/smm", {}, "rules.smm.source: must be"),
             (f"{RULES}/SMM", RULE, "rules.SMM: a name takes"),
             (f"{RULES}/twin", RULE, "rules.twin.target: rule 'smm' would write the same tags"),
