@@ -33,6 +33,12 @@ class SourceList(BaseModel):
     sources: list[SourceBody]
 
 
+class PushesBody(BaseModel):
+    """How many pushes were understood; whether a rule means them shows in its runs."""
+
+    pushes: int
+
+
 class RuleBody(BaseModel):
     """A rule, with the fields of replication.yaml."""
 
