@@ -1,7 +1,7 @@
 """The kinds of artifacts that a rule copies: images, charts, other artifacts, or certain media types. Pure.
 
-What a manifest is says its `artifactType`, else the media type of its config (image-spec 1.1, manifest.md, "Guidelines for
-Artifact Usage"); an index without an `artifactType` is of images.
+What a manifest is says its `artifactType`, else the media type of its config (image-spec 1.1, manifest.md, "Guidelines
+for Artifact Usage"); an index without an `artifactType` is of images.
 """
 
 import re

@@ -1,7 +1,7 @@
 """The platforms that a rule keeps, and what is left of an index for them. Pure.
 
-Spec: image-spec 1.1, image-index.md; variants as containerd's `platforms` package completes them. What BuildKit attests of
-an image stands beside it in the index, with an annotation that names the image, and stays or goes with it.
+Spec: image-spec 1.1, image-index.md; variants as containerd's `platforms` package completes them. What BuildKit attests
+of an image stands beside it in the index, with an annotation that names the image, and stays or goes with it.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from entrepot.errors import DigestInvalid, RuleInvalid
+from entrepot.errors import DigestInvalid, ManifestInvalid, RuleInvalid
 from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Manifest, read_annotations
 from entrepot.replication.fields import verify_known
@@ -47,23 +47,26 @@ class Platforms:
 
     def takes(self, platform: str | None) -> bool:
         """Whether content for a platform is kept; what is for none, or does not say, is."""
-        if platform is None or platform == _UNKNOWN:
-            return True
-        os, _, rest = platform.partition("/")
+        os, _, rest = (platform or "").partition("/")
         architecture, _, variant = rest.partition("/")
+        if not architecture or platform == _UNKNOWN:
+            return True
         full = f"{os}/{architecture}/{variant or _VARIANTS.get(architecture, '')}"
         return any(full == one or full.startswith(f"{one}/") for one in self.keep)
 
     def kept(self, index: Manifest) -> frozenset[Digest]:
-        """The children of an index that are kept."""
+        """The children of an index that are kept. Raises ManifestInvalid."""
         attested = _read_attested(index)
         own = {one.digest for one in index.children if one.digest not in attested and self.takes(one.platform)}
         return frozenset(own | {one for one, subject in attested.items() if subject in own})
 
     def rebuilt(self, index: Manifest) -> Manifest:
-        """The index without what is not kept: the same bytes for the same index and platforms, wherever it is done."""
+        """The index without what is not kept: the same bytes for the same index and platforms, wherever it is done.
+
+        Raises ManifestInvalid or ManifestTooLarge where that cannot be.
+        """
         kept = self.kept(index)
-        document = json.loads(index.content)
+        document = _read(index)
         entries = zip(index.children, document["manifests"], strict=True)
         document["manifests"] = [entry for child, entry in entries if child.digest in kept]
         document["mediaType"] = index.media_type
@@ -71,7 +74,10 @@ class Platforms:
             REBUILT_FROM: str(index.digest),
             REBUILT_FOR: self.text,
         }
-        content = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        try:
+            content = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+        except RecursionError as error:
+            raise _nested(index) from error
         return Manifest.parse(content, index.media_type)
 
     def is_rebuilt(self, here: Manifest, source: Digest) -> bool:
@@ -92,11 +98,24 @@ class Platforms:
 def _read_attested(index: Manifest) -> dict[Digest, Digest | None]:
     """What in an index speaks of another of its entries, by annotation; None where that is no digest."""
     found: dict[Digest, Digest | None] = {}
-    for child, entry in zip(index.children, json.loads(index.content)["manifests"], strict=True):
+    for child, entry in zip(index.children, _read(index)["manifests"], strict=True):
         annotations = entry.get("annotations")
         if isinstance(annotations, dict) and ATTESTED in annotations:
             found[child.digest] = _find_digest(annotations[ATTESTED])
     return found
+
+
+def _read(index: Manifest) -> dict[str, Any]:
+    """The document of an index that was accepted."""
+    try:
+        document: dict[str, Any] = json.loads(index.content)
+    except RecursionError as error:  # nested as deeply as could be read when it came, and a little less can be now
+        raise _nested(index) from error
+    return document
+
+
+def _nested(index: Manifest) -> ManifestInvalid:
+    return ManifestInvalid(f"index {index.digest}: nested too deeply")
 
 
 def _find_digest(value: object) -> Digest | None:

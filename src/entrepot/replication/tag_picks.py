@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 from entrepot.access.semver import Version
 from entrepot.errors import RuleInvalid
 from entrepot.oci.reference import Tag
-from entrepot.replication.fields import parse_mapping, verify_known
+from entrepot.replication.fields import verify_known
 from entrepot.replication.source import TagEntry
 from entrepot.replication.source_specs import EcrSpec, SourceSpec
 
