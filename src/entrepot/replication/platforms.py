@@ -19,7 +19,7 @@ from entrepot.replication.fields import verify_known
 REBUILT_FROM: Final = "dev.entrepot.rebuilt-from"
 REBUILT_FOR: Final = "dev.entrepot.rebuilt-for"
 ATTESTED: Final = "vnd.docker.reference.digest"
-_UNKNOWN: Final = "unknown/unknown"
+UNKNOWN: Final = "unknown/unknown"
 _MAX_PLATFORMS = 50
 _PLATFORM = re.compile(r"[a-z0-9._-]{1,40}/[a-z0-9._-]{1,40}(?:/[a-z0-9._-]{1,40})?")
 _OTHER_NAMES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "armhf": "arm/v7", "armel": "arm/v6"}
@@ -49,7 +49,7 @@ class Platforms:
         """Whether content for a platform is kept; what is for none, or does not say, is."""
         os, _, rest = (platform or "").partition("/")
         architecture, _, variant = rest.partition("/")
-        if not architecture or platform == _UNKNOWN:
+        if not architecture or platform == UNKNOWN:
             return True
         full = f"{os}/{architecture}/{variant or _VARIANTS.get(architecture, '')}"
         return any(full == one or full.startswith(f"{one}/") for one in self.keep)

@@ -26,7 +26,7 @@ from entrepot.replication.concurrency import for_each
 from entrepot.replication.differences import Change, Item
 from entrepot.replication.kinds import IMAGE_CONFIGS, Kinds, kind_of
 from entrepot.replication.listing import LISTINGS_AT_ONCE, Survey
-from entrepot.replication.platforms import REBUILT_FOR, REBUILT_FROM, Platforms
+from entrepot.replication.platforms import REBUILT_FOR, REBUILT_FROM, UNKNOWN, Platforms
 from entrepot.replication.rules import Rule
 from entrepot.replication.source import Source
 
@@ -215,7 +215,7 @@ class Selection:
         if manifest.is_index:
             if platforms.kept(manifest) or not manifest.children:
                 return ""
-            names = sorted({child.platform for child in manifest.children if child.platform})
+            names = sorted({child.platform for child in manifest.children if child.platform not in {None, UNKNOWN}})
             return ", ".join(names[:_SHOWN_PLATFORMS]) + (", ..." if len(names) > _SHOWN_PLATFORMS else "")
         if kind_of(manifest) not in IMAGE_CONFIGS:
             return ""
