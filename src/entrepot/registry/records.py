@@ -338,8 +338,12 @@ def list_absences(
     """Children that some indexes of a repository name and that are not here, by index."""
     found: dict[Digest, set[Digest]] = {}
     for batch in _batches(indexes):
+        # One that arrived at the same moment as the index may still be noted as absent.
+        is_here = sa.exists().where(
+            manifests.c.repository_id == repository_id, manifests.c.digest == manifest_absences.c.child
+        )
         query = sa.select(manifest_absences.c.manifest, manifest_absences.c.child).where(
-            manifest_absences.c.repository_id == repository_id, manifest_absences.c.manifest.in_(batch)
+            manifest_absences.c.repository_id == repository_id, manifest_absences.c.manifest.in_(batch), ~is_here
         )
         for index, child in connection.execute(query):
             found.setdefault(Digest.parse(index), set()).add(Digest.parse(child))

@@ -71,7 +71,7 @@ class _Here:
 class Memory:
     """What is known of digests from earlier runs in this process, under each rule's choice."""
 
-    reasons: _Recent[tuple[Digest, Kinds | None, Platforms | None], str] = field(
+    reasons: _Recent[tuple[str, Digest, Kinds | None, Platforms | None], str] = field(
         default_factory=lambda: _Recent(_REMEMBERED)
     )
     here: _Recent[tuple[Digest, Platforms], _Here] = field(default_factory=lambda: _Recent(_REMEMBERED))
@@ -189,7 +189,7 @@ class Selection:
 
     async def _explain(self, item: Item, kind: str | None) -> str:
         """Why the rule leaves out what a tag names, empty when it does not; `kind` is what a list said of it."""
-        key = (item.digest, self._kinds, self.platforms)
+        key = (self._source.name, item.digest, self._kinds, self.platforms)
         reason = self._memory.reasons.find(key)
         if reason is None:
             reason = await self._find_reason(item, kind)

@@ -1,8 +1,8 @@
-"""What only a source that tells more than names lets a rule select: ECR, as moto plays it, with the CNCF distribution."""
+"""What only a source that tells more than names lets a rule select: ECR as moto plays it, with a registry behind."""
 
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -88,9 +88,9 @@ class Selecting:
 
 
 @pytest.fixture
-async def selecting(served: Served, filled: Filled, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Selecting]:
+async def selecting(served: Served, filled: Filled, monkeypatch: pytest.MonkeyPatch) -> Selecting:
     monkeypatch.setenv(KEY_VARIABLE, "secret")
-    yield Selecting(served, filled)
+    return Selecting(served, filled)
 
 
 @pytest.mark.parametrize(
