@@ -69,13 +69,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "sources": {"internal": {"type": "oci", "url": f"http://{source}", **login}},
             "rules": {
                 "sparse": rule | {"target": "sparse/{repository}", "platforms": KEEP},
+                "none": rule | {"target": "none/{repository}", "platforms": ["linux/riscv64"]},
                 "rebuilt": rule | {"target": "rebuilt/{repository}", "platforms": {"keep": KEEP, "rebuild": True}},
             },
         }
         (folder / "replication.yaml").write_text(json.dumps(document))
         entrepot.run("replicate", "apply", folder / "replication.yaml")
         for name in ("sparse", "rebuilt"):
-            entrepot.run("replicate", "run", name, "--wait")
+            assert "1 tags copied" in entrepot.run("replicate", "run", name, "--wait")
             assert "equal, 1 tags" in entrepot.run("replicate", "verify", name, "--deep")
         customer = entrepot.issue("customer", "reader")
         with entrepot.serving("--no-jobs"):
@@ -109,3 +110,15 @@ def test_digests_stay_equal_unless_the_rule_says_otherwise(world: World) -> None
 def test_all_of_a_rebuilt_index_is_there(world: World) -> None:
     done = world.skopeo("all", "rebuilt/smm/api", "--all")
     assert done.returncode == 0, done.stderr
+
+
+def test_what_is_left_out_is_told_with_the_reason(world: World) -> None:
+    program = world.entrepot
+    reason = "it is for linux/amd64, linux/arm64, linux/s390x; the rule keeps linux/riscv64"
+    assert program.run("replicate", "plan", "none") == (
+        f"smm/api:v1 is left out: {reason}\n0 tags at the source match, 0 of them are due; 1 more are left out\n"
+    )
+    left_out = [{"from": "smm/api:v1", "digest": str(Digest.of(world.index)), "reason": reason}]
+    assert json.loads(program.run("replicate", "plan", "none", "--json"))["left_out"] == left_out
+    assert "1 left out" in program.run("replicate", "run", "none", "--wait")
+    assert "none: equal, 0 tags; 1 more are left out by the rule" in program.run("replicate", "verify", "none")

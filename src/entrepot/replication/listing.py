@@ -1,5 +1,6 @@
 """What a source has of a rule, compared with what is here."""
 
+import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -147,9 +148,14 @@ async def _read_tags(
     """What every tag that the rule means names at the source; those that speak of a digest, and those passed over."""
     listed = [entry async for entry in source.list_tags(repository)]
     attached = {entry.tag: entry.digest for entry in listed if subject_of(entry.tag) is not None}
-    meant = [entry for entry in listed if rule.selects_tag(entry.tag)]
-    entries = rule.picks.select(meant, now)
-    passed_over = {entry.tag for entry in meant} - {entry.tag for entry in entries}
+
+    def pick() -> tuple[list[TagEntry], set[Tag]]:
+        meant = [entry for entry in listed if rule.selects_tag(entry.tag)]
+        picked = rule.picks.select(meant, now)
+        return picked, {entry.tag for entry in meant} - {entry.tag for entry in picked}
+
+    # On a thread, since 100,000 tags take a second or two, in which others want to be served.
+    entries, passed_over = await asyncio.to_thread(pick)
     unknown = [entry.tag for entry in entries if entry.digest is None]
     known = [entry for entry in entries if entry.digest is not None]
     return known + await _read_some(source, repository, unknown), attached, passed_over

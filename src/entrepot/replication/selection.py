@@ -4,6 +4,7 @@ Only what is due is looked at, by its manifest at the source, unless the list sa
 stays true, so it is remembered, within bounds: a tag that is left out is never here, and would be looked at each time.
 """
 
+import asyncio
 import json
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -100,6 +101,7 @@ class Selection:
 
         async def judge(item: Item) -> None:
             nonlocal is_reachable
+            await asyncio.sleep(0)  # what is remembered of very many must not keep others waiting
             if not is_reachable:
                 return
             try:
