@@ -361,6 +361,21 @@ async def test_a_tag_that_moves_to_something_else_meanwhile_is_left_out(
     assert await lag_of(replicating) == {}
 
 
+async def test_a_tag_that_became_something_else_stays_here_as_it_was(
+    hostile: HostileRegistry, replicating: Replicating
+) -> None:
+    image = hostile.put_image(NAME, "v1")
+    await replicating.apply_rule(media_types=["images"])
+    await replicating.run()
+    hostile.tags[NAME].remove("v1")
+    chart(hostile, "v1")
+    run = await replicating.run()
+    assert (run.status, run.report["left_out"]) == ("done", 1)
+    assert await read_tags(replicating) == {"v1": image.digest}
+    found = await verify(replicating)
+    assert (found["is_equal"], found["kept"], len(found["left_out"])) == (True, [], 1)
+
+
 async def test_what_cannot_be_looked_at_fails_by_itself(hostile: HostileRegistry, replicating: Replicating) -> None:
     good = hostile.put_image(NAME, "good", image_for(AMD64))
     liar = hostile.put_image(NAME, "liar", image_for(AMD64))
