@@ -107,9 +107,10 @@ def test_digests_stay_equal_unless_the_rule_says_otherwise(world: World) -> None
     assert sparse == str(Digest.of(world.index)) != rebuilt
 
 
-def test_all_of_a_rebuilt_index_is_there(world: World) -> None:
+def test_all_of_a_rebuilt_index_is_there_and_not_of_one_that_lacks_some(world: World) -> None:
     done = world.skopeo("all", "rebuilt/smm/api", "--all")
     assert done.returncode == 0, done.stderr
+    assert world.skopeo("all", "sparse/smm/api", "--all").returncode != 0
 
 
 def test_what_is_left_out_is_told_with_the_reason(world: World) -> None:

@@ -30,7 +30,7 @@ _TICK_SECONDS = 1.1
 
 @dataclass(frozen=True)
 class Filled:
-    """An ECR with these tags, pushed one after the other: a chart, two images, and an index."""
+    """An ECR with these tags: a chart and an image, and pushed later, an older version and an index."""
 
     document: dict[str, Any]
     tags: tuple[str, ...] = ("chart-1", "v1.10.0", "v1.9.0", "multi")
@@ -63,7 +63,8 @@ def filled(moto: Moto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fil
                 headers = {"Content-Type": media_type}
                 http.put(f"/v2/{NAME}/manifests/{tag}", content=content, headers=headers).raise_for_status()
                 moto.put_manifest(REGION, NAME, tag, content, media_type)
-                time.sleep(_TICK_SECONDS)
+                if tag == "v1.10.0":
+                    time.sleep(_TICK_SECONDS)
         yield filled
 
 
@@ -98,7 +99,6 @@ async def selecting(served: Served, filled: Filled, monkeypatch: pytest.MonkeyPa
     [
         ({"newest": 2}, {"v1.9.0", "multi"}),
         ({"include": ["v*"], "newest": 1}, {"v1.9.0"}),
-        ({"newest": {"count": 1, "by": "version"}}, {"v1.10.0"}),
         ({"regex": "v1[.].*", "since": "1h"}, {"v1.10.0", "v1.9.0"}),
     ],
 )
@@ -117,7 +117,6 @@ async def test_what_was_pushed_since_an_instant_is_copied(selecting: Selecting, 
 @pytest.mark.parametrize(
     ("kinds", "expected"),
     [
-        (["images"], {"v1.9.0", "v1.10.0", "multi"}),
         (["charts"], {"chart-1"}),
         ([media_types.OCI_INDEX], {"multi"}),
     ],
