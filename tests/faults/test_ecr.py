@@ -97,6 +97,19 @@ async def test_everything_is_copied_with_one_token(ecr: HostileEcr, copying: Rep
     assert ecr.registry.count("HEAD") == 0
 
 
+async def test_the_list_tells_kinds_apart_without_a_look_at_manifests(ecr: HostileEcr, copying: Replicating) -> None:
+    ecr.registry.put_image(API.value, "v1")
+    ecr.registry.put_index(API.value, "multi", Image())
+    chart = json.loads(Image().manifest)
+    chart["config"]["mediaType"] = media_types.HELM_CONFIG
+    ecr.registry.put_manifest(API.value, json.dumps(chart).encode(), media_types.OCI_MANIFEST, "chart")
+    rule = {"source": "internal", "repositories": ["smm/*"], "tags": {"include": ["*"]}, "media_types": ["artifacts"]}
+    await copying.rulebook.apply(parse_rule_file({"rules": {RULE: rule}}), TESTER)
+    run = await copying.run()
+    assert (run.status, run.report["left_out"]) == ("done", 3), run.report
+    assert ecr.registry.count("/v2/") == 0
+
+
 @pytest.mark.parametrize("status", [403, 401])
 async def test_a_token_that_ends_in_the_middle_of_a_layer_is_renewed(
     ecr: HostileEcr, served: Served, status: int

@@ -69,7 +69,9 @@ def list_rules(context: typer.Context, json: Json = False) -> None:
                     rule.name,
                     rule.source,
                     " ".join(map(str, rule.repositories)),
-                    " ".join([*map(str, rule.tags.include), *(f"!{glob}" for glob in rule.tags.exclude)]),
+                    " ".join(
+                        [*map(str, rule.tags.include), *(f"!{glob}" for glob in rule.tags.exclude), str(rule.picks)]
+                    ).rstrip(),
                     rule.target,
                     None if rule.options.schedule is None else rule.options.schedule.text,
                 )
@@ -110,7 +112,11 @@ def plan(context: typer.Context, name: Name, json: Json = False) -> None:
             {"repository": str(route.origin), "subject": str(one.subject), "what": str(one), "digest": str(one.digest)}
             for route, one in found.late
         ]
-        print_json({"tags": counts, "due": rows, "referrers": late, "failures": failures})
+        left_out = [
+            {"from": f"{item.origin}:{item.tag}", "digest": str(item.digest), "reason": reason}
+            for item, reason in found.left_out.items()
+        ]
+        print_json({"tags": counts, "due": rows, "left_out": left_out, "referrers": late, "failures": failures})
     else:
         _print_plan(found, due)
     if failures:
@@ -132,9 +138,12 @@ def _print_plan(plan: "Plan", due: "list[Item]") -> None:
         print_table(("CHANGE", "FROM", "TO", "DIGEST"), rows)
     for item, error in plan.refused.items():
         print(f"{item.origin}:{item.tag}: {error}")
+    for item, reason in plan.left_out.items():
+        print(f"{item.origin}:{item.tag} is left out: {reason}")
     print(
         f"{len(plan.items)} tags at the source match, {len(due)} of them are due"
         + (f", {len(plan.refused)} of those refused" if plan.refused else "")
+        + (f"; {len(plan.left_out)} more are left out" if plan.left_out else "")
     )
 
 
@@ -259,7 +268,8 @@ def verify(
         raise RunFailed(f"{name}: {found.equal} tags are equal, except {exceptions}")
     if not json:
         kept = f"; {len(found.kept)} more are only here" if found.kept else ""
-        print(f"{name}: equal, {found.equal} tags{kept}")
+        left_out = f"; {len(found.left_out)} more are left out by the rule" if found.left_out else ""
+        print(f"{name}: equal, {found.equal} tags{kept}{left_out}")
 
 
 @app.command(epilog="Example: entrepot replicate export smm/api:v1.4 charts/smm --to /mnt/usb/smm.tar")

@@ -38,7 +38,12 @@ def tell_report(run: "Run") -> str:
             f"{report['blobs_copied']} blobs ({megabytes(report['bytes'])}) copied, {report['blobs_mounted']} mounted",
         ]
     # Reports of earlier versions do not have these.
-    for name, words in (("referrers_copied", "referrers copied"), ("signed", "signed"), ("refused", "refused")):
+    for name, words in (
+        ("referrers_copied", "referrers copied"),
+        ("signed", "signed"),
+        ("left_out", "left out"),
+        ("refused", "refused"),
+    ):
         if report.get(name):
             parts.append(f"{report[name]} {words}")
     if run.status == "queued" and run.due_at is not None and run.due_at > run.queued_at:

@@ -1,8 +1,10 @@
 """What a source has of a rule, compared with what is here."""
 
+import asyncio
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Self
 
 from entrepot.errors import SourceError, SourceMissing, SourceUnreachable
@@ -41,11 +43,16 @@ class Spot:
 class Survey:
     """What a source has: an item for every tag that is meant, and by repository the tags that speak of a digest.
 
-    These are None for a repository of which single tags were asked for, so that it was not listed.
+    These are None for a repository of which single tags were asked for, so that it was not listed. `kinds` are the
+    media types of what tags name, as far as the list told them. `passed_over` are tags that the rule means by their
+    names, but that are not new enough for it; `left_out` are items that it does not copy, with the reason.
     """
 
     items: list[Item]
     tags: dict[RepositoryName, Tags | None]
+    kinds: dict[Digest, str] = field(default_factory=dict)
+    passed_over: dict[RepositoryName, set[Tag]] = field(default_factory=dict)
+    left_out: dict[Item, str] = field(default_factory=dict)
 
     @property
     def due(self) -> list[Item]:
@@ -56,16 +63,25 @@ class Survey:
         """For every repository, in order, what its tags name both there and here."""
         found: dict[Route, set[Digest]] = {}
         for item in self.items:
-            found.setdefault(item.route, set()).update({item.digest} if item.change is Change.SAME else ())
+            digests = found.setdefault(item.route, set())
+            if item.change is Change.SAME and item.here is not None:
+                digests.add(item.here)
         return found
 
 
 async def survey(
-    source: Source, registry: Registry, rule: Rule, scope: Sequence[Spot] | None, tell: Tell, *, at_once: int
+    source: Source,
+    registry: Registry,
+    rule: Rule,
+    scope: Sequence[Spot] | None,
+    tell: Tell,
+    *,
+    at_once: int,
+    now: datetime,
 ) -> Survey:
     """Every tag at the source that the rule means; with a `scope`, only those in it."""
-    items: list[Item] = []
-    tags: dict[RepositoryName, Tags | None] = {}
+    found = Survey([], {})
+    items, tags = found.items, found.tags
     literal = rule.literal_repositories()
     wanted = {} if scope is None else _group(rule, scope)
     if scope is not None:
@@ -77,7 +93,7 @@ async def survey(
         some = wanted.get(name)
         try:
             if some is None:
-                entries, tags[name] = await _read_tags(source, rule, name)
+                entries, tags[name], found.passed_over[name] = await _read_tags(source, rule, name, now)
             else:
                 entries, tags[name] = await _read_some(source, name, some), None
         except SourceMissing as error:
@@ -88,11 +104,14 @@ async def survey(
         target = rule.target_of(name)
         there = {entry.tag: entry.digest for entry in entries if entry.digest is not None}
         pushed_at = {entry.tag: entry.pushed_at for entry in entries if entry.pushed_at is not None}
+        if rule.kinds is not None:
+            found.kinds.update({entry.digest: entry.kind for entry in entries if entry.digest and entry.kind})
         here = await registry.read_tag_digests(target, there.keys())
         items.extend(plan_items(name, target, there, here, pushed_at))
 
     await for_each(names, list_one, at_once=at_once)
-    return Survey(sorted(items, key=lambda item: (item.origin, item.tag)), tags)
+    items.sort(key=lambda item: (item.origin, item.tag))
+    return found
 
 
 def _group(rule: Rule, scope: Sequence[Spot]) -> dict[RepositoryName, list[Tag] | None]:
@@ -102,7 +121,7 @@ def _group(rule: Rule, scope: Sequence[Spot]) -> dict[RepositoryName, list[Tag] 
         name, tag = RepositoryName(spot.repository), Tag(spot.tag)
         if not rule.selects(name):
             continue
-        if not spot.tag:
+        if not spot.tag or (rule.picks.needs_all and rule.selects_tag(tag)):
             grouped[name] = None
         elif rule.selects_tag(tag):
             tags = grouped.setdefault(name, [])
@@ -123,14 +142,23 @@ async def _find_repositories(source: Source, rule: Rule) -> list[RepositoryName]
         ) from error
 
 
-async def _read_tags(source: Source, rule: Rule, repository: RepositoryName) -> tuple[list[TagEntry], Tags]:
-    """What every tag that the rule means names at the source; and the tags that speak of a digest."""
+async def _read_tags(
+    source: Source, rule: Rule, repository: RepositoryName, now: datetime
+) -> tuple[list[TagEntry], Tags, set[Tag]]:
+    """What every tag that the rule means names at the source; those that speak of a digest, and those passed over."""
     listed = [entry async for entry in source.list_tags(repository)]
     attached = {entry.tag: entry.digest for entry in listed if subject_of(entry.tag) is not None}
-    entries = [entry for entry in listed if rule.selects_tag(entry.tag)]
+
+    def pick() -> tuple[list[TagEntry], set[Tag]]:
+        meant = [entry for entry in listed if rule.selects_tag(entry.tag)]
+        picked = rule.picks.select(meant, now)
+        return picked, {entry.tag for entry in meant} - {entry.tag for entry in picked}
+
+    # On a thread, since 100,000 tags take a second or two, in which others want to be served.
+    entries, passed_over = await asyncio.to_thread(pick)
     unknown = [entry.tag for entry in entries if entry.digest is None]
     known = [entry for entry in entries if entry.digest is not None]
-    return known + await _read_some(source, repository, unknown), attached
+    return known + await _read_some(source, repository, unknown), attached, passed_over
 
 
 async def _read_some(source: Source, repository: RepositoryName, tags: Sequence[Tag]) -> list[TagEntry]:

@@ -22,6 +22,7 @@ from entrepot.errors import (
     RunInterrupted,
     SignatureRefused,
     SourceUnreachable,
+    TagLeftOut,
     Unavailable,
     WindowClosed,
 )
@@ -38,6 +39,7 @@ from entrepot.replication.events import (
     Event,
     ItemFailed,
     ItemFinished,
+    ItemLeftOut,
     ItemStarted,
     Listed,
     RepositoryFailed,
@@ -51,6 +53,7 @@ from entrepot.replication.report import Report
 from entrepot.replication.rulebook import Rulebook
 from entrepot.replication.rules import Rule
 from entrepot.replication.runs import Run, Runs, unclaimed_status
+from entrepot.replication.selection import Memory, Selection
 from entrepot.replication.signing import Signing
 from entrepot.replication.source import Source
 from entrepot.replication.source_specs import SourceSpec
@@ -74,11 +77,15 @@ _log = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run would do: copy the items that are due but not refused, and what was attached to others since."""
+    """What a run would do: copy the items that are due but not refused, and what was attached to others since.
+
+    `left_out` are tags at the source that the rule does not copy, with the reason.
+    """
 
     items: list[Item]
     refused: dict[Item, SignatureRefused] = field(default_factory=dict)
     late: list[tuple[Route, Companion]] = field(default_factory=list)
+    left_out: dict[Item, str] = field(default_factory=dict)
 
 
 class _Patience:
@@ -127,6 +134,7 @@ class Replications:
         self._open_source = open_source
         self._host = host
         self._limits = runs.limits
+        self._memory = Memory()
 
     async def plan(self, name: str, tell: Tell = silent) -> Plan:
         """What a run of the rule would find, tag by tag. Raises RuleUnknown, RuleInvalid or SourceError."""
@@ -135,7 +143,7 @@ class Replications:
         async with self._open_source(spec) as source:
             found = await self._survey(source, rule, None, tell)
             publication = self._prepare(source, rule, policy, None, tell)
-            plan = Plan(found.items)
+            plan = Plan(found.items, left_out=found.left_out)
 
             async def judge(item: Item) -> None:
                 try:
@@ -161,7 +169,7 @@ class Replications:
 
         async with self._open_source(spec) as source:
             found = await self._survey(source, rule, None, hear)
-        return await Verification(self._registry, is_deep=is_deep).compare(rule, found.items, unlisted)
+        return await Verification(self._registry, rule, is_deep=is_deep).compare(found, unlisted)
 
     async def run(self, name: str, actor: Actor, tell: Tell = silent) -> Run:
         """Run the rule here and now, whatever its window; one that nobody works on is taken over.
@@ -238,6 +246,8 @@ class Replications:
         async with self._open_source(spec) as source, _open_signer(rule) as signer:
             found = await self._survey(source, rule, scope, tell)
             tell(Listed(found.items))
+            for item, reason in found.left_out.items():
+                tell(ItemLeftOut(item, reason))
             publication = self._prepare(source, rule, policy, signer, tell)
             patience = _Patience()
 
@@ -245,8 +255,12 @@ class Replications:
                 verify_open()
                 tell(ItemStarted(item))
                 with patience.telling(lambda error: tell(ItemFailed(item, error))):
-                    copied, signed = await publication.publish(item, found.tags[item.origin])
-                    tell(ItemFinished(copied, signed))
+                    try:
+                        copied, signed = await publication.publish(item, found.tags[item.origin])
+                    except TagLeftOut as error:  # it moved meanwhile
+                        tell(ItemLeftOut(item, str(error)))
+                    else:
+                        tell(ItemFinished(copied, signed))
 
             await for_each(found.due, publish, at_once=self._at_once(rule))
             for route, digests in found.unchanged().items():
@@ -299,10 +313,13 @@ class Replications:
             follow=rule.follow,
             admission=None if policy is None else Admission(source, policy, self._clock),
             signing=None if signer is None else Signing(self._registry, signer, self._host),
+            selection=Selection(source, self._registry, rule, self._memory),
         )
 
     async def _survey(self, source: Source, rule: Rule, scope: Sequence[Spot] | None, tell: Tell) -> Survey:
-        return await survey(source, self._registry, rule, scope, tell, at_once=self._at_once(rule))
+        now = self._clock()
+        found = await survey(source, self._registry, rule, scope, tell, at_once=self._at_once(rule), now=now)
+        return await Selection(source, self._registry, rule, self._memory).sort(found)
 
     def _at_once(self, rule: Rule) -> int:
         return rule.options.concurrency or self._limits.concurrency

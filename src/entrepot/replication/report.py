@@ -21,6 +21,7 @@ from entrepot.replication.events import (
     Event,
     ItemFailed,
     ItemFinished,
+    ItemLeftOut,
     ItemStarted,
     Listed,
     ManifestSigned,
@@ -29,7 +30,7 @@ from entrepot.replication.events import (
 
 # Failures that a report lists; more are only counted.
 MAX_FAILURES = 100
-# Tags of one try whose outcome is kept, and how many of them may be such as were here already.
+# Tags of one try whose outcome is kept, and how many of them may be such as were here already, or are left out.
 MAX_ARTIFACTS = 1000
 MAX_SKIPPED = 100
 _MAX_PROBLEM = 1000
@@ -77,7 +78,7 @@ class Report:
         self._tags: dict[str, int] = {}
         self._counts: dict[str, int] = {name: int(before.get(name, 0)) for name in _COUNTS}
         self._failures: list[dict[str, Any]] = []
-        self._failed = self._refused = 0
+        self._failed = self._refused = self._left_out = 0
         self._has_temporary = False
         self._problem: dict[str, Any] | None = None
         self._artifacts: list[Artifact] = []
@@ -98,6 +99,8 @@ class Report:
                 self._items[item.origin, item.tag] = _Progress(self._monotonic())
             case ItemFinished(item, signed):
                 self._note_end(item, "copied", signed_by=None if signed is None else str(signed)[:_MAX_SIGNER])
+            case ItemLeftOut(item, reason):
+                self._note_left_out(item, reason)
             case ItemFailed(item, error):
                 self._refused += _is_refusal(error)
                 failure = self._note_failure(f"{item.origin}:{item.tag}", error)
@@ -141,6 +144,7 @@ class Report:
         document: dict[str, Any] = {
             "tags": self._tags,
             **self._counts,
+            "left_out": self._left_out,
             "refused": self._refused,
             "failed": self._failed,
             "seconds": round(seconds, 3),
@@ -160,6 +164,13 @@ class Report:
         self._due = len(items) - len(skipped)
         for item in skipped[:MAX_SKIPPED]:
             self._add("skipped", **_place(item))
+
+    def _note_left_out(self, item: Item, reason: str) -> None:
+        self._left_out += 1
+        if (item.origin, item.tag) in self._items:
+            self._note_end(item, "skipped", problem=reason[:_MAX_PROBLEM])
+        elif self._left_out <= MAX_SKIPPED:
+            self._add("skipped", **_place(item), problem=reason[:_MAX_PROBLEM])
 
     def _note_blob(self, event: Event) -> None:
         match event:

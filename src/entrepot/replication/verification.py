@@ -11,6 +11,7 @@ from entrepot.registry.service import MAX_PAGE, Registry
 from entrepot.replication.concurrency import for_each
 from entrepot.replication.copy import MAX_DEPTH
 from entrepot.replication.differences import Change, Item
+from entrepot.replication.listing import Survey
 from entrepot.replication.rules import Rule
 
 _AT_ONCE = 8
@@ -21,6 +22,7 @@ class Comparison:
     """What was found. Equal is what names the same digest on both sides, and with that is here as a whole.
 
     `kept` is here and selected by the rule, but gone from the source; that is no difference, since nothing deletes it.
+    Nor is what the rule leaves out, `left_out` with the reason.
     """
 
     equal: int
@@ -29,6 +31,7 @@ class Comparison:
     kept: list[str]
     unlisted: list[str]
     broken: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def is_equal(self) -> bool:
@@ -48,47 +51,54 @@ class Comparison:
             "kept": self.kept,
             "unlisted": self.unlisted,
             "broken": self.broken,
+            "left_out": self.left_out,
         }
 
 
 class Verification:
     """Compares the tags of a rule; `is_deep`, also every manifest and blob that they lead to here."""
 
-    def __init__(self, registry: Registry, *, is_deep: bool) -> None:
+    def __init__(self, registry: Registry, rule: Rule, *, is_deep: bool) -> None:
         self._registry = registry
+        self._rule = rule
         self._is_deep = is_deep
         # What is not here of a manifest, or of a blob; each is looked at once.
         self._gaps: dict[tuple[RepositoryName, Digest], list[str]] = {}
 
-    async def compare(self, rule: Rule, items: list[Item], unlisted: list[str]) -> Comparison:
-        """What differs, given all items of the rule, and what of it could not be listed."""
+    async def compare(self, found: Survey, unlisted: list[str]) -> Comparison:
+        """What differs, given all that the rule means, and what of it could not be listed."""
+        items = found.items
         same = [item for item in items if item.change is Change.SAME]
-        broken: dict[str, str] = {}
+        lacking = [item for item in items if item.change is Change.CHANGED and item.here == item.digest]
+        broken = {f"{item.target}:{item.tag}": "it is not as the rule's platforms want it" for item in lacking}
 
         async def check(item: Item) -> None:
-            if gaps := await self._find_gaps(item.target, item.digest, 0):
+            if gaps := await self._find_gaps(item.target, item.here or item.digest, 0):
                 broken[f"{item.target}:{item.tag}"] = ", ".join(dict.fromkeys(gaps))
 
         if self._is_deep:
             await for_each(same, check, at_once=_AT_ONCE)
         return Comparison(
-            equal=len(same) - len(broken),
+            equal=len(same) + len(lacking) - len(broken),
             missing=[item for item in items if item.change is Change.NEW],
-            different=[item for item in items if item.change is Change.CHANGED],
-            kept=await self._find_kept(rule, items),
+            different=[item for item in items if item.change is Change.CHANGED and item.here != item.digest],
+            kept=await self._find_kept(found),
             unlisted=unlisted,
             broken=[f"{what}: {problem}" for what, problem in sorted(broken.items())],
+            left_out=[f"{item.target}:{item.tag}: {reason}" for item, reason in found.left_out.items()],
         )
 
-    async def _find_kept(self, rule: Rule, items: list[Item]) -> list[str]:
+    async def _find_kept(self, found: Survey) -> list[str]:
         """Tags here that the rule means, in the repositories that it copies to, of which the source has none."""
         there: dict[RepositoryName, set[str]] = {}
-        for item in items:
+        for item in (*found.items, *found.left_out):
             there.setdefault(item.target, set()).add(item.tag.value)
+        for origin, passed_over in found.passed_over.items():
+            there.setdefault(self._rule.target_of(origin), set()).update(tag.value for tag in passed_over)
         kept = []
 
         def is_meant(name: str) -> bool:
-            return rule.selects_tag(Tag(name))
+            return self._rule.selects_tag(Tag(name))
 
         for target, tags in sorted(there.items()):
             last, is_last = "", False
@@ -110,8 +120,11 @@ class Verification:
         if manifest is None or depth > MAX_DEPTH:
             return [f"manifest {digest} is not here"]
         gaps: list[str] = []
+        platforms = self._rule.platforms
+        kept = None if platforms is None or not manifest.is_index else platforms.kept(manifest)
         for child in manifest.children:
-            gaps += await self._find_gaps(name, child.digest, depth + 1)
+            if kept is None or child.digest in kept:
+                gaps += await self._find_gaps(name, child.digest, depth + 1)
         for blob in manifest.blobs:
             if not blob.is_foreign:
                 gaps += await self._find_blob_gap(name, blob.digest)

@@ -54,6 +54,11 @@ class TestRules:
         assert answer.json() == {"name": "internal"} | source
         assert (await operator.call("GET", SOURCES)).json() == {"sources": [{"name": "internal"} | source]}
         rule = RULE | {"schedule": "0 3 * * *", "time_zone": "Europe/Berlin", "target": "{repository}", "priority": 2}
+        rule |= {
+            "tags": {"include": ["*"], "regex": "v.*", "newest": {"count": 3, "by": "version"}},
+            "platforms": {"keep": ["linux/amd64"], "rebuild": True},
+            "media_types": ["images", "application/vnd.wasm.*"],
+        }
         answer = await operator.call("PUT", f"{RULES}/smm", json=rule)
         assert answer.status_code == 200, answer.text
         assert answer.json().items() >= ({"name": "smm"} | rule).items()
@@ -75,6 +80,10 @@ class TestRules:
             (f"{RULES}/smm", RULE | {"source": "none"}, "rules.smm.source: there is no source 'none'"),
             (f"{RULES}/smm", RULE | {"schedule": "* * 31 2 *"}, "rules.smm.schedule: '* * 31 2 *': bad day-of-month"),
             (f"{RULES}/smm", {}, "rules.smm.source: must be"),
+            (f"{RULES}/smm", RULE | {"tags": {"regex": "v(1"}}, "rules.smm.tags.regex: 'v(1' is no regex"),
+            (f"{RULES}/smm", RULE | {"tags": {"newest": 3}}, "rules.smm.tags.newest: source 'internal' does not"),
+            (f"{RULES}/smm", RULE | {"platforms": ["arm64"]}, "rules.smm.platforms[0]: must be a platform"),
+            (f"{RULES}/smm", RULE | {"media_types": ["helm"]}, "rules.smm.media_types[0]: must be images"),
             (f"{RULES}/SMM", RULE, "rules.SMM: a name takes"),
             (f"{RULES}/twin", RULE, "rules.twin.target: rule 'smm' would write the same tags"),
             (f"{SOURCES}/x", {"type": "ftp"}, "sources.x.type: must be one of"),
