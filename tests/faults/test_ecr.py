@@ -240,8 +240,9 @@ async def test_an_api_that_misbehaves_is_named(
     assert await copying.served.parts.registry.read_tag_digests(API, [Tag("v1")]) == {}
 
 
-async def test_an_api_that_hangs_is_given_up(ecr: HostileEcr, replicating: Replicating) -> None:
-    copying = await begin(ecr, replicating)
+async def test_an_api_that_hangs_is_given_up(ecr: HostileEcr, served: Served) -> None:
+    deadlines = Deadlines(connect_seconds=30, idle_seconds=1, answer_seconds=30)
+    copying = await begin(ecr, Replicating(served, deadlines))
 
     async def hang(_: str, __: dict[str, Any]) -> web.StreamResponse:
         await asyncio.sleep(30)
