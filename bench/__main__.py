@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import counting, issue, memory, registry, revocation, scale, tokens
+from bench import counting, issue, memory, registry, replication, revocation, scale, tokens
 from bench.results import Section, show, write_page
 
-PARTS = ("registry", "tokens", "issue", "revocation", "counting", "memory", "scale")
+PARTS = ("registry", "tokens", "issue", "revocation", "counting", "memory", "replication", "scale")
 
 
 def main() -> None:
@@ -53,6 +53,7 @@ def measure(part: str, console: Console, folder: Path, *, workers: int, seconds:
         "revocation": lambda: revocation.measure(console, folder, workers=workers),
         "counting": lambda: counting.measure(console, folder, workers=workers, seconds=seconds),
         "memory": lambda: memory.measure(console, folder, workers=workers),
+        "replication": lambda: replication.measure(console, folder),
         "scale": lambda: scale.measure(console, folder),
     }
     return works[part]()

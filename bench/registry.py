@@ -155,7 +155,7 @@ def _measure_image(console: Console, folder: Path, ours: Server, theirs: Server)
     for server in (ours, theirs):
         for layer in layers:
             push_blob(server, layer, f"{REPOSITORY}-500mb")
-        _put_image(server, f"{REPOSITORY}-500mb", layers)
+        put_image(server, f"{REPOSITORY}-500mb", layers)
     taken: dict[str, float] = {}
     for number in range(_REPEATED * 2):
         for server in (ours, theirs) if number % 2 else (theirs, ours):
@@ -181,21 +181,21 @@ def _fill(server: Server, large: Blob, small: Blob) -> None:
     for kind, blob in (("large", large), ("small", small)):
         push_blob(server, blob)
         server.paths[kind] = f"/v2/{REPOSITORY}/blobs/{blob.digest}"
-    digest = _put_image(server, REPOSITORY, [large, small])
+    manifest = put_image(server, REPOSITORY, [large, small])
     server.paths["tag"] = f"/v2/{REPOSITORY}/manifests/v1"
-    server.paths["digest"] = f"/v2/{REPOSITORY}/manifests/{digest}"
+    server.paths["digest"] = f"/v2/{REPOSITORY}/manifests/sha256:{hashlib.sha256(manifest).hexdigest()}"
 
 
 def fill_small(folder: Path, server: Server) -> None:
     """Push an image of one small layer."""
     blob = Blob.make(folder / "layer", SMALL_BYTES)
     push_blob(server, blob)
-    _put_image(server, REPOSITORY, [blob])
+    put_image(server, REPOSITORY, [blob])
     server.paths["tag"] = f"/v2/{REPOSITORY}/manifests/v1"
 
 
-def _put_image(server: Server, repository: str, layers: list[Blob]) -> str:
-    """Push an image of these layers as `v1`; answers its digest."""
+def put_image(server: Server, repository: str, layers: list[Blob], tag: str = "v1") -> bytes:
+    """Push an image of these layers, which are there already; answers its manifest."""
     content = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}
     with tempfile.NamedTemporaryFile() as file:
         path = Path(file.name)
@@ -216,9 +216,9 @@ def _put_image(server: Server, repository: str, layers: list[Blob]) -> str:
     }
     body = json.dumps(manifest).encode()
     connection = Connection(server)
-    connection.call("PUT", f"/v2/{repository}/manifests/v1", body, {"Content-Type": MANIFEST_TYPE})
+    connection.call("PUT", f"/v2/{repository}/manifests/{tag}", body, {"Content-Type": MANIFEST_TYPE})
     connection.close()
-    return f"sha256:{hashlib.sha256(body).hexdigest()}"
+    return body
 
 
 def _rate(result: Result) -> str:

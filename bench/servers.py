@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import jwt
 from cryptography import x509
@@ -141,11 +142,17 @@ def run_entrepot(folder: Path, variables: Mapping[str, str], *arguments: str) ->
 
 @contextmanager
 def entrepot(
-    folder: Path, workers: int, variables: Mapping[str, str] | None = None, program: Sequence[str] = ()
+    folder: Path,
+    workers: int,
+    variables: Mapping[str, str] | None = None,
+    program: Sequence[str] = (),
+    *,
+    has_jobs: bool = False,
 ) -> Iterator[Server]:
     """Entrepot with an account that may push and pull, and a token for it.
 
-    `variables` are settings; `program` is what serves where it is not the command itself.
+    `variables` are settings; `program` is what serves where it is not the command itself; with `has_jobs` it
+    replicates.
     """
     settings = dict(variables or {})
     port = free_port()
@@ -157,7 +164,7 @@ def entrepot(
     credential = json.loads(created)["credential"]
     own = [str(Path(sys.executable).with_name("entrepot"))]
     command = [*(program or own), "--data", str(folder / "entrepot"), "serve", "--port", str(port)]
-    command += ["--workers", str(workers), "--no-jobs"]
+    command += ["--workers", str(workers), *([] if has_jobs else ["--no-jobs"])]
     settings["ENTREPOT_LOG__LEVEL"] = "warning"
     with _running("Entrepot", command, port, "/readyz", folder, **settings) as server:
         basic = base64.b64encode(f"{credential['username']}:{credential['secret']}".encode()).decode()
@@ -205,6 +212,32 @@ def docker_registry(folder: Path) -> Iterator[Server]:
     command = [find_program("docker-registry"), "serve", str(config)]
     with _running("docker-registry", command, port, "/v2/", folder) as server:
         server.log_in = lambda: f"Bearer {_sign_token(key, certificate)}"
+        yield server
+
+
+@contextmanager
+def open_registry(folder: Path, name: str, basic: tuple[str, str] | None = None) -> Iterator[Server]:
+    """Another docker-registry, open to everybody or with one login by Basic."""
+    port = free_port()
+    config: dict[str, Any] = {
+        "version": 0.1,
+        "log": {"level": "error", "accesslog": {"disabled": True}},
+        "storage": {"filesystem": {"rootdirectory": str(folder / name)}},
+        "http": {"addr": f"127.0.0.1:{port}"},
+    }
+    if basic is not None:
+        users = folder / f"{name}.htpasswd"
+        # The least work that bcrypt can do: a password is checked with every request.
+        command = [find_program("htpasswd"), "-Bbn", "-C", "4", *basic]
+        users.write_text(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        config["auth"] = {"htpasswd": {"realm": "bench", "path": str(users)}}
+    path = folder / f"{name}.yaml"
+    path.write_text(json.dumps(config))
+    command = [find_program("docker-registry"), "serve", str(path)]
+    with _running(name, command, port, "/v2/", folder) as server:
+        if basic is not None:
+            header = f"Basic {base64.b64encode(':'.join(basic).encode()).decode()}"
+            server.log_in = lambda: header
         yield server
 
 

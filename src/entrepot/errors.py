@@ -158,6 +158,10 @@ class ManifestUnknown(NotFound):
     """No manifest with this tag or digest in this repository."""
 
 
+class TagLeftOut(ManifestUnknown):
+    """A tag at a source names what its rule does not copy: another kind of artifact, or for other platforms."""
+
+
 class UploadUnknown(NotFound):
     """No upload session with this id in this repository: never begun, finished, or cancelled."""
 

@@ -22,7 +22,7 @@ from entrepot.replication.backoff import Deadlines
 from entrepot.replication.rules import parse_rule_file
 from entrepot.replication.source_specs import parse_source
 from entrepot.replication.sources import Sources
-from tests.faults.conftest import IMPATIENT, RULE, Replicating
+from tests.faults.conftest import RULE, Replicating
 from tests.support.content import Image
 from tests.support.forward_proxy import forward_proxy
 from tests.support.hostile import send_pieces
@@ -97,6 +97,19 @@ async def test_everything_is_copied_with_one_token(ecr: HostileEcr, copying: Rep
     assert ecr.calls.count("GetAuthorizationToken") == 1
     # The list itself says what tags name.
     assert ecr.registry.count("HEAD") == 0
+
+
+async def test_the_list_tells_kinds_apart_without_a_look_at_manifests(ecr: HostileEcr, copying: Replicating) -> None:
+    ecr.registry.put_image(API.value, "v1")
+    ecr.registry.put_index(API.value, "multi", Image())
+    chart = json.loads(Image().manifest)
+    chart["config"]["mediaType"] = media_types.HELM_CONFIG
+    ecr.registry.put_manifest(API.value, json.dumps(chart).encode(), media_types.OCI_MANIFEST, "chart")
+    rule = {"source": "internal", "repositories": ["smm/*"], "tags": {"include": ["*"]}, "media_types": ["artifacts"]}
+    await copying.rulebook.apply(parse_rule_file({"rules": {RULE: rule}}), TESTER)
+    run = await copying.run()
+    assert (run.status, run.report["left_out"]) == ("done", 3), run.report
+    assert ecr.registry.count("/v2/") == 0
 
 
 @pytest.mark.parametrize("status", [403, 401])
@@ -262,9 +275,9 @@ async def test_an_api_that_misbehaves_is_named(
     assert await copying.served.parts.registry.read_tag_digests(API, [Tag("v1")]) == {}
 
 
-async def test_an_api_that_hangs_is_given_up(ecr: HostileEcr, replicating: Replicating) -> None:
-    replicating.deadlines = IMPATIENT
-    copying = await begin(ecr, replicating)
+async def test_an_api_that_hangs_is_given_up(ecr: HostileEcr, served: Served) -> None:
+    deadlines = Deadlines(connect_seconds=30, idle_seconds=1, answer_seconds=30)
+    copying = await begin(ecr, Replicating(served, deadlines))
 
     async def hang(_: str, __: dict[str, Any]) -> web.StreamResponse:
         await asyncio.sleep(30)

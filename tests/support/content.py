@@ -51,3 +51,26 @@ def index_of(*images: Image) -> bytes:
             "manifests": [descriptor(media_types.OCI_MANIFEST, image.manifest) for image in images],
         }
     ).encode()
+
+
+def image_for(platform: str) -> Image:
+    """An image whose config says that it is for `os/architecture[/variant]`."""
+    fields = dict(zip(("os", "architecture", "variant"), platform.split("/"), strict=False))
+    return Image(config=json.dumps(fields | {"id": os.urandom(8).hex()}).encode())
+
+
+def platform_index(images: dict[str, Image], attestations: dict[str, Image] | None = None) -> bytes:
+    """An index of images by platform, with attestations of some of them as BuildKit puts them there."""
+    entries = []
+    for platform, image in images.items():
+        fields = dict(zip(("os", "architecture", "variant"), platform.split("/"), strict=False))
+        entries.append(descriptor(media_types.OCI_MANIFEST, image.manifest) | {"platform": fields})
+    for platform, attestation in (attestations or {}).items():
+        annotations = {
+            "vnd.docker.reference.digest": str(images[platform].digest),
+            "vnd.docker.reference.type": "attestation-manifest",
+        }
+        entry = descriptor(media_types.OCI_MANIFEST, attestation.manifest) | {"annotations": annotations}
+        entries.append(entry | {"platform": {"os": "unknown", "architecture": "unknown"}})
+    document = {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": entries}
+    return json.dumps(document).encode()

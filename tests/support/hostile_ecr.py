@@ -88,6 +88,7 @@ class HostileEcr:
                 "imageDigest": str(Digest.of(self.registry.manifests[name, tag][1])),
                 "imageTags": [tag],
                 "imagePushedAt": PUSHED_AT.timestamp(),
+                **_tell_types(*self.registry.manifests[name, tag]),
             }
             for tag in self.registry.tags[name]
         ]
@@ -98,6 +99,13 @@ class HostileEcr:
         end = start + min(arguments["maxResults"], self.page)
         more = {"nextToken": str(end)} if end < len(entries) else {}
         return amz_json({field: entries[start:end], **more})
+
+
+def _tell_types(media_type: str, content: bytes) -> dict[str, str]:
+    """What ECR tells of a manifest's kind: of an index, nothing but its own type."""
+    config = json.loads(content).get("config")
+    artifact = {} if config is None else {"artifactMediaType": config["mediaType"]}
+    return {"imageManifestMediaType": media_type, **artifact}
 
 
 def amz_json(document: dict[str, Any], status: int = 200) -> web.Response:

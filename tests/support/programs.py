@@ -193,10 +193,12 @@ class Entrepot:
 
 
 @contextmanager
-def docker_registry(folder: Path, username: str, password: str, tls: tuple[Path, Path] | None = None) -> Iterator[str]:
+def docker_registry(
+    folder: Path, username: str, password: str, tls: tuple[Path, Path] | None = None, **more: Any
+) -> Iterator[str]:
     """Debian's docker-registry (CNCF distribution 2.8) with htpasswd; answers its host and port.
 
-    `tls` are the files of a key and its certificate.
+    `tls` are the files of a key and its certificate, `more` other parts of its configuration.
     """
     program, htpasswd = require("docker-registry"), require("htpasswd")
     folder.mkdir(parents=True, exist_ok=True)
@@ -215,6 +217,7 @@ def docker_registry(folder: Path, username: str, password: str, tls: tuple[Path,
                 "storage": {"filesystem": {"rootdirectory": str(folder / "data")}, "delete": {"enabled": True}},
                 "http": http,
                 "auth": {"htpasswd": {"realm": "test", "path": str(users)}},
+                **more,
             }
         )
     )

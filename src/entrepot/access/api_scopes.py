@@ -14,6 +14,7 @@ class ApiScope(StrEnum):
     PLANS_WRITE = "plans:write"
     PLANS_READ = "plans:read"
     REPLICATION_WRITE = "replication:write"
+    REPLICATION_RUN = "replication:run"
     REPLICATION_READ = "replication:read"
     USAGE_READ = "usage:read"
     AUDIT_READ = "audit:read"
@@ -33,8 +34,8 @@ def parse_api_scopes(texts: Iterable[str]) -> frozenset[ApiScope]:
 
 
 def covers(held: frozenset[ApiScope], needed: ApiScope) -> bool:
-    """Whether `held` includes `needed`: `admin` includes everything, writing includes reading."""
+    """Whether `held` includes `needed`: `admin` includes everything, writing all else of the same."""
     if needed in held or ApiScope.ADMIN in held:
         return True
     noun, _, verb = needed.value.partition(":")
-    return verb == "read" and f"{noun}:write" in {scope.value for scope in held}
+    return verb != "write" and f"{noun}:write" in {scope.value for scope in held}

@@ -68,7 +68,9 @@ def list_rules(context: typer.Context, json: Json = False) -> None:
                     rule.name,
                     rule.source,
                     " ".join(map(str, rule.repositories)),
-                    " ".join([*map(str, rule.tags.include), *(f"!{glob}" for glob in rule.tags.exclude)]),
+                    " ".join(
+                        [*map(str, rule.tags.include), *(f"!{glob}" for glob in rule.tags.exclude), str(rule.picks)]
+                    ).rstrip(),
                     rule.target,
                     None if rule.options.schedule is None else rule.options.schedule.text,
                 )
@@ -236,7 +238,8 @@ def verify(
         raise RunFailed(f"{name}: {found.equal} tags are equal, except {exceptions}")
     if not json:
         kept = f"; {len(found.kept)} more are only here" if found.kept else ""
-        print(f"{name}: equal, {found.equal} tags{kept}")
+        left_out = f"; {len(found.left_out)} more are left out by the rule" if found.left_out else ""
+        print(f"{name}: equal, {found.equal} tags{kept}{left_out}")
 
 
 @app.command(epilog="Example: entrepot replicate export smm/api:v1.4 charts/smm --to /mnt/usb/smm.tar")

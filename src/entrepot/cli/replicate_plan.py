@@ -31,6 +31,10 @@ def to_document(plan: "Plan") -> dict[str, Any]:
             }
             for item in plan.due
         ],
+        "left_out": [
+            {"from": f"{item.origin}:{item.tag}", "digest": str(item.digest), "reason": reason}
+            for item, reason in plan.left_out.items()
+        ],
         "gone": [
             {
                 "what": str(one.placed),
@@ -58,6 +62,8 @@ def print_plan(plan: "Plan") -> None:
         print_table(("CHANGE", "FROM", "TO", "DIGEST"), rows)
     for item, error in plan.refused.items():
         print(f"{item.origin}:{item.tag}: {error}")
+    for item, reason in plan.left_out.items():
+        print(f"{item.origin}:{item.tag} is left out: {reason}")
     for one in plan.absences.vanished:
         if one.refused is not None:
             print(f"{one.placed}: {one.refused}")
@@ -68,6 +74,7 @@ def print_plan(plan: "Plan") -> None:
         f"{len(plan.items)} tags at the source match, {len(plan.due)} of them are due{refused}"
         + (f"; {least}{megabytes(plan.size.bytes)} to move" if plan.due else "")
         + (f"; {deleted} to delete" if deleted else "")
+        + (f"; {len(plan.left_out)} more are left out" if plan.left_out else "")
     )
 
 

@@ -24,6 +24,7 @@ _MORE = (
     ("referrers_copied", "referrers copied"),
     ("referrers_deleted", "referrers deleted"),
     ("signed", "signed"),
+    ("left_out", "left out"),
     ("refused", "refused"),
 )
 

@@ -47,11 +47,11 @@ class Descriptor:
         except DigestInvalid as error:
             raise ManifestInvalid(f"manifest: {where}: {error}") from error
         foreign = media_type in media_types.FOREIGN_LAYERS and bool(fields.get("urls"))
-        return cls(media_type, parsed, size, _platform(fields.get("platform")), foreign)
+        return cls(media_type, parsed, size, parse_platform(fields.get("platform")), foreign)
 
 
-def _platform(document: object) -> str | None:
-    """`os/architecture[/variant]` of an index entry, None when it does not say."""
+def parse_platform(document: object) -> str | None:
+    """`os/architecture[/variant]` of an index entry or an image's config, None when it does not say."""
     if not isinstance(document, dict):
         return None
     parts = [document.get(key) for key in ("os", "architecture", "variant")]

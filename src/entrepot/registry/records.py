@@ -347,7 +347,44 @@ def insert_manifest(
     absent = [{**key, "child": str(digest)} for digest in children if digest not in held]
     insert_missing(connection, manifest_children, there)
     insert_missing(connection, manifest_absences, absent)
+    _end_absences(connection, repository_id, manifest.digest)
     return is_new
+
+
+def _end_absences(connection: sa.Connection, repository_id: int, child: Digest) -> None:
+    """Let the indexes that lacked a manifest, which has just arrived, have it as a child like any other."""
+    is_absent = sa.and_(manifest_absences.c.repository_id == repository_id, manifest_absences.c.child == str(child))
+    lacking = list(connection.scalars(sa.select(manifest_absences.c.manifest).where(is_absent)))
+    if not lacking:
+        return
+    # Locked, since an index that is deleted at the same time must not get a child again.
+    held = sa.select(manifests.c.digest).where(
+        manifests.c.repository_id == repository_id, manifests.c.digest.in_(lacking)
+    )
+    rows = [
+        {"repository_id": repository_id, "manifest": index, "child": str(child)}
+        for index in connection.scalars(held.order_by(manifests.c.digest).with_for_update(read=True, key_share=True))
+    ]
+    insert_missing(connection, manifest_children, rows)
+    connection.execute(manifest_absences.delete().where(is_absent))
+
+
+def list_absences(
+    connection: sa.Connection, repository_id: int, indexes: Collection[Digest]
+) -> dict[Digest, set[Digest]]:
+    """Children that some indexes of a repository name and that are not here, by index."""
+    found: dict[Digest, set[Digest]] = {}
+    for batch in _batches(indexes):
+        # One that arrived at the same moment as the index may still be noted as absent.
+        is_here = sa.exists().where(
+            manifests.c.repository_id == repository_id, manifests.c.digest == manifest_absences.c.child
+        )
+        query = sa.select(manifest_absences.c.manifest, manifest_absences.c.child).where(
+            manifest_absences.c.repository_id == repository_id, manifest_absences.c.manifest.in_(batch), ~is_here
+        )
+        for index, child in connection.execute(query):
+            found.setdefault(Digest.parse(index), set()).add(Digest.parse(child))
+    return found
 
 
 def hold_manifest(connection: sa.Connection, repository_id: int, digest: Digest, now: datetime) -> bool:

@@ -296,8 +296,11 @@ class Registry:
         *,
         tags: Sequence[Tag] = (),
         condition: Condition | None = None,
+        may_lack: Collection[Digest] = (),
     ) -> None:
         """Keep a manifest, and let `tags` name it, if the `condition` holds for each of them.
+
+        An index may lack those of its children that are in `may_lack`: it is kept as one that names what is not here.
 
         Raises ManifestBlobUnknown when it names what the repository does not hold, ManifestInvalid when it gives
         another size for it, PreconditionFailed, TagImmutable or QuotaExceeded. Spec: distribution-spec 1.1, "Pushing
@@ -316,7 +319,7 @@ class Registry:
                 if not (blob.is_foreign or is_sparse) or blob.digest in held:
                     _verify_there("blob", name, blob, held)
             for child in manifest.children:
-                if not is_sparse or child.digest in children:
+                if child.digest in children or not (is_sparse or child.digest in may_lack):
                     _verify_there("manifest", name, child, children)
             if records.insert_manifest(connection, repository_id, manifest, held | children, now):
                 self._grow(connection, name, repository_id, manifest.size)
@@ -391,6 +394,15 @@ class Registry:
             return (
                 set() if repository_id is None else set(records.read_manifest_sizes(connection, repository_id, digests))
             )
+
+        return await self._database.read(work)
+
+    async def list_absences(self, name: RepositoryName, indexes: Collection[Digest]) -> dict[Digest, set[Digest]]:
+        """What some indexes of a repository name that is not here, by index; nothing for those that lack nothing."""
+
+        def work(connection: sa.Connection) -> dict[Digest, set[Digest]]:
+            repository_id = records.find_repository(connection, name)
+            return {} if repository_id is None else records.list_absences(connection, repository_id, indexes)
 
         return await self._database.read(work)
 

@@ -1,7 +1,8 @@
 """Rules that would write the same tag, of which each would undo what the other did. Pure.
 
 Exact for names and globs of repositories, for globs of tags that are included, and for single tags. Where globs exclude
-tags or versions lie in ranges, two rules may be taken to meet that never do; rules that do meet are always found.
+tags, versions lie in ranges, or a regex, age or media type decides, two rules may be taken to meet that never do; rules
+that do meet are always found.
 """
 
 from collections.abc import Collection, Iterator

@@ -68,7 +68,8 @@ class Absences:
 
 def select_gone(rule: Rule, placed: Iterable[Placed], found: Survey) -> tuple[list[Placed], bool]:
     """Which of the tags that a rule put here are gone, in order, and whether any that it means is not. Pure."""
-    there = {(item.origin, item.tag) for item in found.items}
+    # What it does not copy for what it names now is not gone either.
+    there = {(item.origin, item.tag) for item in (*found.items, *found.left_out)}
     gone, has_others = [], any(item.change is Change.SAME for item in found.items)
     for one in sorted(placed, key=lambda one: (one.target, one.tag)):
         if not _is_meant(rule, one):
@@ -115,7 +116,7 @@ class Deletions:
                 continue
             due_at = self._rule.deletions.due_at(one.missing_since or now)
             vanished.append(Vanished(one, due_at, self._find_refusal(one)))
-        has_nothing = found.is_whole and not found.items
+        has_nothing = found.is_whole and not (found.items or found.left_out)
         is_all = bool(vanished) and (has_nothing or not (has_others or has_rest))
         return Absences(vanished, lost, self._explain(vanished) if is_all else None)
 

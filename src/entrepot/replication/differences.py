@@ -29,7 +29,8 @@ class Route:
 class Item:
     """One tag at the source: where it goes, what it names there, and what it names here (None: nothing yet).
 
-    `pushed_at` is when the source says that it came to name that.
+    `pushed_at` is when the source says that it came to name that. `verdict` is what a closer look found, where the two
+    digests do not say how it differs: an index here may lack what is wanted of it, or be made from the one there.
     """
 
     origin: RepositoryName
@@ -38,6 +39,7 @@ class Item:
     digest: Digest
     here: Digest | None
     pushed_at: datetime | None = None
+    verdict: Change | None = None
 
     @property
     def route(self) -> Route:
@@ -47,6 +49,8 @@ class Item:
     @property
     def change(self) -> Change:
         """How it differs."""
+        if self.verdict is not None:
+            return self.verdict
         if self.here is None:
             return Change.NEW
         return Change.SAME if self.here == self.digest else Change.CHANGED

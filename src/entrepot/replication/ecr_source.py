@@ -16,6 +16,7 @@ from entrepot.oci.manifest import Descriptor, Manifest
 from entrepot.oci.reference import Reference, RepositoryName, Tag
 from entrepot.replication.aws import AwsApi, open_aws
 from entrepot.replication.backoff import Backoff, Deadlines
+from entrepot.replication.kinds import find_listed_kind
 from entrepot.replication.logins import FetchedPassword, RenewedLogin
 from entrepot.replication.registry_source import RegistrySource
 from entrepot.replication.source import TagEntry
@@ -51,16 +52,18 @@ class EcrSource:
             yield self._parse(RepositoryName.parse, entry.get("repositoryName"), "repository")
 
     async def list_tags(self, repository: RepositoryName) -> AsyncIterator[TagEntry]:
-        """Every tag of a repository, with the digest it names and when that was pushed. Raises SourceMissing."""
+        """Every tag of a repository, with its digest, when that was pushed, and its kind. Raises SourceMissing."""
         arguments = {"repositoryName": repository.value, "filter": {"tagStatus": "TAGGED"}}
         async for image in self._list("describe_images", "imageDetails", **arguments):
             digest = self._parse(Digest.parse, image.get("imageDigest"), "digest")
             pushed_at = image.get("imagePushedAt")
+            kind = find_listed_kind(image.get("imageManifestMediaType"), image.get("artifactMediaType"))
             for tag in image.get("imageTags", []):
                 yield TagEntry(
                     self._parse(Tag.parse, tag, "tag"),
                     digest,
                     pushed_at.astimezone(UTC) if isinstance(pushed_at, datetime) else None,
+                    kind,
                 )
 
     async def get_digest(self, repository: RepositoryName, tag: Tag) -> Digest:

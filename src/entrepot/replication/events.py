@@ -124,6 +124,14 @@ class ItemFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemLeftOut:
+    """A tag names what the rule does not copy; told after the list, or when it came to do so meanwhile."""
+
+    item: Item
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ItemFailed:
     """A tag could not be copied."""
 
@@ -173,6 +181,7 @@ Event = (
     | ManifestSigned
     | ItemStarted
     | ItemFinished
+    | ItemLeftOut
     | ItemFailed
     | TagDeleted
     | CompanionDeleted

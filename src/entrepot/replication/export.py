@@ -78,8 +78,11 @@ class Export:
         if depth > _MAX_DEPTH:
             raise Unsupported(f"{repository}@{manifest.digest} is nested more than {_MAX_DEPTH} deep")
         self._done.add((repository, manifest.digest))
+        absent = await self._registry.list_absences(repository, [manifest.digest]) if manifest.is_index else {}
         for child in manifest.children:
-            await self._write_graph(repository, await self._get_manifest(repository, child.digest), depth + 1)
+            # What an index lacks here, it lacks there.
+            if child.digest not in absent.get(manifest.digest, ()):
+                await self._write_graph(repository, await self._get_manifest(repository, child.digest), depth + 1)
         for blob in manifest.blobs:
             await self._write_blob(repository, blob)
         if not await self._writer.has(manifest.digest, manifest.size):

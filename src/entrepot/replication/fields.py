@@ -19,13 +19,10 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 _SETTINGS_PREFIX = "ENTREPOT_"
 
 
-def parse_mapping(value: object, where: str, *, not_yet: frozenset[str] = frozenset()) -> Mapping[str, Any]:
-    """A mapping; fields that are `not_yet` acted on are refused by name."""
+def parse_mapping(value: object, where: str) -> Mapping[str, Any]:
+    """A mapping."""
     if not isinstance(value, Mapping):
         raise RuleInvalid(f"{where}: must be a mapping")
-    for name in value:
-        if name in not_yet:
-            raise RuleInvalid(f"{where}.{name}: not supported by this version")
     return value
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from entrepot.replication.differences import Change, Item
-from entrepot.replication.events import Event, ItemFinished, Listed
+from entrepot.replication.events import Event, ItemFinished, ItemLeftOut, Listed
 
 # Of more, the oldest and the newest are kept.
 MAX_KNOWN = 1000
@@ -33,6 +33,9 @@ class Lag:
                 self._seen = {_key(item) for item in items}
                 self._missing = {_key(item): item.pushed_at for item in items if item.change is not Change.SAME}
             case ItemFinished(item):
+                self._missing.pop(_key(item), None)
+            case ItemLeftOut(item):
+                self._seen.add(_key(item))
                 self._missing.pop(_key(item), None)
             case _:
                 pass

@@ -1,8 +1,10 @@
 """What a source has of a rule, compared with what is here."""
 
+import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Self
 
 from entrepot.errors import SourceError, SourceMissing, SourceUnreachable
@@ -42,13 +44,18 @@ class Survey:
     """What a source has: an item for every tag that is meant, and by repository the tags that speak of a digest.
 
     These are None for a repository of which single tags were asked for, so that it was not listed. `listed` are all
-    tags of those that were, and `is_whole` says that the source has no other repositories that the rule means.
+    tags of those that were, and `is_whole` says that the source has no other repositories that the rule means. `kinds`
+    are the media types of what tags name, as far as the list told them. `passed_over` are tags that the rule means by
+    their names, but that are not new enough for it; `left_out` are items that it does not copy, with the reason.
     """
 
     items: list[Item]
     tags: dict[RepositoryName, Tags | None]
     listed: dict[RepositoryName, frozenset[Tag]] = field(default_factory=dict)
     is_whole: bool = False
+    kinds: dict[Digest, str] = field(default_factory=dict)
+    passed_over: dict[RepositoryName, set[Tag]] = field(default_factory=dict)
+    left_out: dict[Item, str] = field(default_factory=dict)
 
     @property
     def due(self) -> list[Item]:
@@ -59,18 +66,26 @@ class Survey:
         """For every repository, in order, what its tags name both there and here."""
         found: dict[Route, set[Digest]] = {}
         for item in self.items:
-            found.setdefault(item.route, set()).update({item.digest} if item.change is Change.SAME else ())
+            digests = found.setdefault(item.route, set())
+            if item.change is Change.SAME and item.here is not None:
+                digests.add(item.here)
         return found
 
 
 async def survey(
-    source: Source, registry: Registry, rule: Rule, scope: Sequence[Spot] | None, tell: Tell, *, at_once: int
+    source: Source,
+    registry: Registry,
+    rule: Rule,
+    scope: Sequence[Spot] | None,
+    tell: Tell,
+    *,
+    at_once: int,
+    now: datetime,
 ) -> Survey:
     """Every tag at the source that the rule means; with a `scope`, only those in it."""
-    items: list[Item] = []
-    tags: dict[RepositoryName, Tags | None] = {}
-    listed: dict[RepositoryName, frozenset[Tag]] = {}
     literal = rule.literal_repositories()
+    found = Survey([], {}, is_whole=scope is None and literal is None)
+    items, tags = found.items, found.tags
     wanted = {} if scope is None else _group(rule, scope)
     if scope is not None:
         names = sorted(wanted)
@@ -81,7 +96,7 @@ async def survey(
         some = wanted.get(name)
         try:
             if some is None:
-                entries, tags[name], listed[name] = await _read_tags(source, rule, name)
+                entries = await _read_tags(source, rule, name, now, found)
             else:
                 entries, tags[name] = await _read_some(source, name, some), None
         except SourceMissing as error:
@@ -92,12 +107,14 @@ async def survey(
         target = rule.target_of(name)
         there = {entry.tag: entry.digest for entry in entries if entry.digest is not None}
         pushed_at = {entry.tag: entry.pushed_at for entry in entries if entry.pushed_at is not None}
+        if rule.kinds is not None:
+            found.kinds.update({entry.digest: entry.kind for entry in entries if entry.digest and entry.kind})
         here = await registry.read_tag_digests(target, there.keys())
         items.extend(plan_items(name, target, there, here, pushed_at))
 
     await for_each(names, list_one, at_once=at_once)
-    ordered = sorted(items, key=lambda item: (item.origin, item.tag))
-    return Survey(ordered, tags, listed, is_whole=scope is None and literal is None)
+    items.sort(key=lambda item: (item.origin, item.tag))
+    return found
 
 
 def _group(rule: Rule, scope: Sequence[Spot]) -> dict[RepositoryName, list[Tag] | None]:
@@ -107,7 +124,7 @@ def _group(rule: Rule, scope: Sequence[Spot]) -> dict[RepositoryName, list[Tag] 
         name, tag = RepositoryName(spot.repository), Tag(spot.tag)
         if not rule.selects(name):
             continue
-        if not spot.tag:
+        if not spot.tag or (rule.picks.needs_all and rule.selects_tag(tag)):
             grouped[name] = None
         elif rule.selects_tag(tag):
             tags = grouped.setdefault(name, [])
@@ -129,16 +146,24 @@ async def _find_repositories(source: Source, rule: Rule) -> list[RepositoryName]
 
 
 async def _read_tags(
-    source: Source, rule: Rule, repository: RepositoryName
-) -> tuple[list[TagEntry], Tags, frozenset[Tag]]:
-    """What every tag that the rule means names at the source; the tags that speak of a digest; and all there are."""
+    source: Source, rule: Rule, repository: RepositoryName, now: datetime, found: Survey
+) -> list[TagEntry]:
+    """What every tag that the rule means names at the source; the survey takes in what else the list says."""
     listed = [entry async for entry in source.list_tags(repository)]
     attached = {entry.tag: entry.digest for entry in listed if subject_of(entry.tag) is not None}
-    entries = [entry for entry in listed if rule.selects_tag(entry.tag)]
+
+    def pick() -> tuple[list[TagEntry], set[Tag]]:
+        meant = [entry for entry in listed if rule.selects_tag(entry.tag)]
+        picked = rule.picks.select(meant, now)
+        return picked, {entry.tag for entry in meant} - {entry.tag for entry in picked}
+
+    # On a thread, since 100,000 tags take a second or two, in which others want to be served.
+    entries, passed_over = await asyncio.to_thread(pick)
     unknown = [entry.tag for entry in entries if entry.digest is None]
     known = [entry for entry in entries if entry.digest is not None]
-    found = known + await _read_some(source, repository, unknown)
-    return found, attached, frozenset(entry.tag for entry in listed)
+    found.tags[repository], found.passed_over[repository] = attached, passed_over
+    found.listed[repository] = frozenset(entry.tag for entry in listed)
+    return known + await _read_some(source, repository, unknown)
 
 
 async def _read_some(source: Source, repository: RepositoryName, tags: Sequence[Tag]) -> list[TagEntry]:

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 from entrepot.errors import SourceError, SourceUnreachable
 from entrepot.oci.digest import Digest
-from entrepot.oci.manifest import Manifest
 from entrepot.registry.service import Registry
 from entrepot.replication.concurrency import for_each
-from entrepot.replication.copy import MAX_DEPTH
+from entrepot.replication.copy import MAX_DEPTH, find_others
 from entrepot.replication.differences import Item, Route
+from entrepot.replication.platforms import Platforms
 from entrepot.replication.source import Source
 
 # Manifests that are read at most: some seconds of requests.
@@ -29,17 +29,22 @@ class Size:
     failures: dict[Item, SourceError] = field(default_factory=dict)
 
 
-async def measure(source: Source, registry: Registry, items: Iterable[Item]) -> Size:
-    """What copying these items would move, without what follows them. Raises SourceUnreachable."""
-    return await _Measurement(source, registry).run(items)
+async def measure(
+    source: Source, registry: Registry, items: Iterable[Item], platforms: Platforms | None = None
+) -> Size:
+    """What copying these items would move, for these platforms, without what follows them. Raises SourceUnreachable."""
+    return await _Measurement(source, registry, platforms).run(items)
 
 
 class _Measurement:
-    def __init__(self, source: Source, registry: Registry) -> None:
+    def __init__(self, source: Source, registry: Registry, platforms: Platforms | None) -> None:
         self._source = source
         self._registry = registry
+        self._platforms = platforms
         self._size = Size()
         self._reads = 0
+        # Indexes that are here, but not all of their children.
+        self._held: set[tuple[Route, Digest]] = set()
         self._seen: set[tuple[Route, Digest]] = set()
         self._blobs: dict[Digest, int] = {}
 
@@ -54,7 +59,7 @@ class _Measurement:
         return self._size
 
     async def _select_missing(self, level: list[tuple[Item, Digest]]) -> list[tuple[Item, Digest]]:
-        """Those manifests that are not here, and were not seen before."""
+        """Those manifests that are not here, or lack something here, and were not seen before."""
         fresh: dict[tuple[Route, Digest], Item] = {}
         for item, digest in level:
             if (item.route, digest) not in self._seen:
@@ -66,6 +71,9 @@ class _Measurement:
         missing = []
         for route, digests in by_route.items():
             held = await self._registry.select_held(route.target, digests)
+            lacking = await self._registry.list_absences(route.target, held)
+            self._held |= {(route, digest) for digest in lacking}
+            held -= lacking.keys()
             missing += [(fresh[route, digest], digest) for digest in digests if digest not in held]
         return missing
 
@@ -85,14 +93,12 @@ class _Measurement:
             except SourceError as error:
                 self._size.failures.setdefault(item, error)
                 return
-            self._note(manifest)
-            children.extend((item, child.digest) for child in manifest.children)
+            others = find_others(manifest, self._platforms)
+            self._size.bytes += 0 if (item.route, digest) in self._held else manifest.size
+            self._blobs.update({blob.digest: blob.size for blob in manifest.blobs if not blob.is_foreign})
+            children.extend((item, child.digest) for child in manifest.children if child.digest not in others)
 
         chosen = missing[:room]
         self._reads += len(chosen)
         await for_each(chosen, read, at_once=_READS_AT_ONCE)
         return children
-
-    def _note(self, manifest: Manifest) -> None:
-        self._size.bytes += manifest.size
-        self._blobs |= {blob.digest: blob.size for blob in manifest.blobs if not blob.is_foreign}

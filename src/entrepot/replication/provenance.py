@@ -15,7 +15,7 @@ from entrepot.errors import EntrepotError
 from entrepot.oci.digest import Digest
 from entrepot.oci.reference import RepositoryName, Tag
 from entrepot.replication import provenance_records as records
-from entrepot.replication.differences import Change
+from entrepot.replication.differences import Change, Item
 from entrepot.replication.events import CompanionNamed, Event, ItemFailed, ItemFinished, Listed
 from entrepot.replication.report import is_refusal
 from entrepot.storage.database import Database
@@ -74,9 +74,9 @@ class Arrivals:
             case Listed(items):
                 for item in items:
                     if item.change is Change.SAME:
-                        self._add(Placed(item.origin, item.target, item.tag, item.digest))
+                        self._add_item(item)
             case ItemFinished(item):
-                self._add(Placed(item.origin, item.target, item.tag, item.digest))
+                self._add_item(item)
             case CompanionNamed(route, tag, digest):
                 self._add(Placed(route.origin, route.target, tag, digest))
             case ItemFailed(item, error):
@@ -88,6 +88,11 @@ class Arrivals:
         """The tags so far."""
         taken, self._placed = list(self._placed.values()), {}
         return taken
+
+    def _add_item(self, item: Item) -> None:
+        # An index may have been made anew from the source's: then it has another digest here.
+        if item.here is not None:
+            self._add(Placed(item.origin, item.target, item.tag, item.here))
 
     def _add(self, placed: Placed) -> None:
         self._placed[placed.target, placed.tag] = placed

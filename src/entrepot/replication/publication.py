@@ -26,6 +26,7 @@ from entrepot.replication.concurrency import for_each
 from entrepot.replication.copy import MAX_DEPTH, GraphCopy
 from entrepot.replication.differences import Change, Item, Route
 from entrepot.replication.events import CompanionCopied, CompanionNamed, ManifestSigned, Tell
+from entrepot.replication.selection import Selection
 from entrepot.replication.signing import Signing, is_merged
 from entrepot.replication.source import Source
 from entrepot.replication.transfers import Transfers
@@ -55,6 +56,7 @@ class Publication:
         admission: Admission | None = None,
         signing: Signing | None = None,
         only_tagged: bool = False,
+        selection: Selection | None = None,
     ) -> None:
         self._source = source
         self._registry = registry
@@ -65,7 +67,15 @@ class Publication:
         self._signing = signing
         # What no tag leads to gets no late signatures: they would only be taken away again.
         self._only_tagged = only_tagged
-        self._graph = GraphCopy(source, registry, transfers, concurrency=concurrency, tell=tell)
+        self._selection = selection
+        self._graph = GraphCopy(
+            source,
+            registry,
+            transfers,
+            concurrency=concurrency,
+            tell=tell,
+            platforms=None if selection is None else selection.platforms,
+        )
         self._locks: WeakValueDictionary[tuple[RepositoryName, Digest], asyncio.Lock] = WeakValueDictionary()
         # Whose companions were asked for, so that nothing is late of which that is true.
         self._asked: set[tuple[RepositoryName, Digest]] = set()
@@ -82,19 +92,21 @@ class Publication:
         return await self._admission.verify(item, companions, await companions.find(item.digest))
 
     async def publish(self, item: Item, tags: Tags | None) -> tuple[Item, Signed | None]:
-        """Copy what `item` names and what belongs to it, then its tag; answers the item as it is now and who signed it.
+        """Copy what `item` names and what belongs to it, then its tag; answers the item as it is and who signed it.
 
         A tag that moved meanwhile, at the source so that what it named is gone, or here, is looked at again: the later
-        push wins, whichever of two runs is quicker. Raises SignatureRefused, SourceError, or what storing and signing
-        raise.
+        push wins, whichever of two runs is quicker. Raises TagLeftOut, SignatureRefused, SourceError, or what storing
+        and signing raise.
         """
         for _ in range(_MAX_MOVES):
             try:
-                return item, await self._publish(item, tags)
+                digest, signed = await self._publish(item, tags)
             except (SourceMissing, PreconditionFailed) as error:
                 item = await self._look_again(item, error)
                 # What the list said of signatures is about what the tag named then.
                 tags = None
+            else:
+                return replace(item, here=digest, verdict=Change.SAME), signed
         raise SourceUnreachable(f"source {self._source.name}: {item.origin}:{item.tag} moves all the time")
 
     async def _look_again(self, item: Item, error: EntrepotError) -> Item:
@@ -103,28 +115,40 @@ class Publication:
         if isinstance(error, SourceMissing) and digest == item.digest:
             raise error
         here = await self._registry.read_tag_digests(item.target, [item.tag])
-        return replace(item, digest=digest, here=here.get(item.tag))
+        return replace(item, digest=digest, here=here.get(item.tag), verdict=None)
 
-    async def _publish(self, item: Item, tags: Tags | None) -> Signed | None:
-        """One try. The signatures that were judged are those that are copied, whatever their tags name by then."""
+    async def _publish(self, item: Item, tags: Tags | None) -> tuple[Digest, Signed | None]:
+        """One try; answers what the tag names here then, and who signed what it names at the source.
+
+        The signatures that were judged are those that are copied, whatever their tags name by then.
+        """
         # What can never be published is not copied either.
         self._verify_movable(item)
         companions = Companions(self._source, item.origin, tags)
         # One at a time for one digest: several tags often name the same.
         async with self._locks.setdefault((item.target, item.digest), asyncio.Lock()):
+            stand_in = None
+            if self._selection is not None:
+                await self._selection.verify(item)
+                stand_in = await self._selection.find_stand_in(item)
             listed = await self.find(item.route, companions, item.digest) if self._follow or self._admission else []
             signed = await self._admission.verify(item, companions, listed) if self._admission else None
 
-            async def before_tag() -> None:
-                if self._follow:
-                    await self._bring_all(item.route, companions, item.digest, listed)
-                await self.sign(item.route, item.digest)
+            digest = item.digest if stand_in is None else stand_in.digest
 
-            await self._graph.copy(item, before_tag=before_tag)
-        return signed
+            async def before_tag() -> None:
+                # What speaks of the source's index says nothing of one that was rebuilt.
+                if self._follow:
+                    await self._bring_all(item.route, companions, digest, listed if stand_in is None else [])
+                await self.sign(item.route, digest)
+
+            await self._graph.copy(item, stand_in=stand_in, before_tag=before_tag)
+        return digest, signed
 
     def _verify_movable(self, item: Item) -> None:
-        if item.change is Change.CHANGED:
+        # An index that only lacked something here stays what it is, unless it is made anew.
+        is_remade = self._selection is not None and self._selection.rebuilds
+        if item.change is Change.CHANGED and (is_remade or item.here != item.digest):
             self._registry.verify_movable(item.target, item.tag)
 
     async def find(self, route: Route, companions: Companions, subject: Digest) -> list[Companion]:
@@ -232,7 +256,7 @@ class Publication:
         return True
 
     async def list_graph(self, target: RepositoryName, digest: Digest) -> list[Digest]:
-        """A manifest that is here, and all manifests that it names, each once."""
+        """A manifest that is here, and all manifests here that it names, each once."""
         return [one async for one in self._list_graph(target, digest)]
 
     async def _list_graph(self, target: RepositoryName, digest: Digest) -> AsyncIterator[Digest]:
@@ -242,8 +266,10 @@ class Publication:
             further = []
             for one in level:
                 manifest = await self._registry.find_manifest(target, one)
-                for child in manifest.children if manifest is not None else ():
-                    if child.digest not in seen:
+                children = () if manifest is None else manifest.children
+                held = await self._registry.select_held(target, {child.digest for child in children})
+                for child in children:
+                    if child.digest in held and child.digest not in seen:
                         seen.add(child.digest)
                         yield child.digest
                         if child.media_type in media_types.INDEXES:

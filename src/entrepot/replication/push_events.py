@@ -1,19 +1,22 @@
-"""What ECR tells of a push or a deletion, by EventBridge. Pure.
+"""What registries tell of pushes and deletions: ECR by EventBridge, others of pushes by calling us. Pure.
 
-Source: Amazon ECR User Guide, "Amazon ECR events and EventBridge", "Event for a completed image push" and
-"Event for an image deletion".
+Sources: Amazon ECR User Guide, "Amazon ECR events and EventBridge", "Event for a completed image push" and "Event for
+an image deletion"; Harbor, "Configure Webhook Notifications"; CNCF distribution, "Work with notifications".
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from entrepot.errors import NameInvalid, TagInvalid
+from entrepot.errors import NameInvalid, RequestInvalid, TagInvalid
 from entrepot.oci.reference import RepositoryName, Tag, subject_of
 from entrepot.replication.listing import Spot
 
 # SQS carries messages of up to this size.
 MAX_MESSAGE_BYTES = 1024 * 1024
+# More than one call tells of.
+MAX_PUSHES = 1000
 
 
 class NotAPush(Exception):
@@ -52,13 +55,14 @@ def parse_push(body: str) -> Push:
     if action not in ("PUSH", "DELETE") or detail.get("result") != "SUCCESS":
         raise NotAPush("ignored", "it is no completed push")
     try:
-        repository = RepositoryName.parse(_text(detail, "repository-name"))
-        tag = Tag.parse(_text(detail, "image-tag")) if detail.get("image-tag") else None
+        spot = _spot_of(
+            _text(detail, "repository-name"), _text(detail, "image-tag") if detail.get("image-tag") else None
+        )
     except (NameInvalid, TagInvalid) as error:
         raise NotAPush("malformed", str(error)) from error
     is_deletion = action == "DELETE"
-    is_of_tag = not is_deletion and tag is not None and subject_of(tag) is None
-    spot = Spot(repository.value, str(tag) if is_of_tag else "")
+    if is_deletion:
+        spot = Spot(spot.repository)
     return Push(_text(event, "account"), _text(event, "region"), spot, is_deletion)
 
 
@@ -79,3 +83,64 @@ def _text(fields: dict[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise NotAPush("malformed", f"it has no {name}")
     return value
+
+
+def parse_notice(document: Mapping[str, Any]) -> list[Spot]:
+    """The pushes that a registry tells of in its own words, or a program in ours; none where it is something else.
+
+    Raises RequestInvalid.
+    """
+    if "event_data" in document:
+        found = _read_harbor(document)
+    elif "events" in document:
+        found = _read_distribution(document)
+    else:
+        found = _read_ours(document)
+    if len(found) > MAX_PUSHES:
+        raise RequestInvalid(f"it tells of {len(found)} pushes, at most {MAX_PUSHES} are allowed")
+    try:
+        return [_spot_of(repository, tag) for repository, tag in found]
+    except (NameInvalid, TagInvalid, AttributeError, TypeError) as error:
+        raise RequestInvalid(f"it names what is no repository or tag: {error}") from error
+
+
+def _read_ours(document: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    pushes = document.get("pushes")
+    if not isinstance(pushes, list) or set(document) != {"pushes"}:
+        raise RequestInvalid(
+            'write {"pushes": [{"repository": "smm/api", "tag": "v1"}]}, or send what Harbor or the CNCF distribution '
+            "sends"
+        )
+    for number, push in enumerate(pushes):
+        if not isinstance(push, dict) or not {"repository"} <= set(push) <= {"repository", "tag"}:
+            raise RequestInvalid(f"pushes[{number}]: must have a repository, may have a tag, and nothing else")
+    return [(push["repository"], push.get("tag")) for push in pushes]
+
+
+def _read_harbor(document: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    if document.get("type") != "PUSH_ARTIFACT":
+        return []
+    try:
+        data = document["event_data"]
+        repository = data["repository"]["repo_full_name"]
+        # What was pushed without a tag has its digest there.
+        tags = [entry.get("tag") for entry in data["resources"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RequestInvalid("it has not the shape of Harbor's PUSH_ARTIFACT") from error
+    return [(repository, None if isinstance(tag, str) and ":" in tag else tag) for tag in tags]
+
+
+def _read_distribution(document: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    try:
+        targets = [event["target"] for event in document["events"] if event["action"] == "push"]
+        # Blobs and children of indexes are told of, too; what has a tag comes last.
+        return [(target["repository"], target["tag"]) for target in targets if target.get("tag")]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RequestInvalid("it has not the shape of the CNCF distribution's events") from error
+
+
+def _spot_of(repository: str, tag: str | None) -> Spot:
+    """Where to look: at the tag, or at all when there is none, or it speaks of another manifest."""
+    name = RepositoryName.parse(repository)
+    parsed = Tag.parse(tag) if tag else None
+    return Spot(name.value, "" if parsed is None or subject_of(parsed) is not None else parsed.value)

@@ -23,6 +23,7 @@ from entrepot.errors import (
     SignatureRefused,
     SourceUnreachable,
     TagImmutable,
+    TagLeftOut,
     Unavailable,
     WindowClosed,
 )
@@ -40,6 +41,7 @@ from entrepot.replication.events import (
     Event,
     ItemFailed,
     ItemFinished,
+    ItemLeftOut,
     ItemStarted,
     Listed,
     RepositoryFailed,
@@ -55,6 +57,7 @@ from entrepot.replication.report import Report
 from entrepot.replication.rulebook import Rulebook
 from entrepot.replication.rules import Rule
 from entrepot.replication.runs import Run, Runs, unclaimed_status
+from entrepot.replication.selection import Memory, Selection
 from entrepot.replication.signing import Signing
 from entrepot.replication.source import Source
 from entrepot.replication.source_specs import SourceSpec
@@ -80,12 +83,14 @@ _log = structlog.stdlib.get_logger(__name__)
 class Plan:
     """What a run would do: copy the items that are due but not refused, and what was attached to others since.
 
-    `size` is of these items; `absences` are tags here that are gone at the source, if the rule ever deletes such.
+    `size` is of these items; `absences` are tags here that are gone at the source, if the rule ever deletes such;
+    `left_out` are tags at the source that the rule does not copy, with the reason.
     """
 
     items: list[Item]
     refused: dict[Item, SignatureRefused | TagImmutable] = field(default_factory=dict)
     late: list[tuple[Route, Companion]] = field(default_factory=list)
+    left_out: dict[Item, str] = field(default_factory=dict)
     size: Size = field(default_factory=Size)
     absences: Absences = field(default_factory=lambda: Absences([], []))
 
@@ -141,6 +146,7 @@ class Replications:
         self._open_source = open_source
         self._host = host
         self._limits = runs.limits
+        self._memory = Memory()
 
     async def plan(self, name: str, tell: Tell = silent) -> Plan:
         """What a run of the rule would find, tag by tag. Raises RuleUnknown, RuleInvalid or SourceError."""
@@ -149,7 +155,7 @@ class Replications:
         async with self._open_source(spec) as source:
             found = await self._survey(source, rule, None, tell)
             publication = self._prepare(source, rule, policy, None, tell)
-            plan = Plan(found.items)
+            plan = Plan(found.items, left_out=found.left_out)
 
             async def judge(item: Item) -> None:
                 try:
@@ -159,7 +165,7 @@ class Replications:
 
             await for_each(found.due, judge, at_once=LISTINGS_AT_ONCE)
             accepted = [item for item in found.due if item not in plan.refused]
-            size = await measure(source, self._registry, accepted)
+            size = await measure(source, self._registry, accepted, rule.platforms)
             for item, problem in size.failures.items():
                 tell(ItemFailed(item, problem))
             absences = plan.absences
@@ -185,8 +191,8 @@ class Replications:
         async with self._open_source(spec) as source:
             found = await self._survey(source, rule, None, hear)
             absences = await self._deletions(rule, source, hear).find(found)
-        verification = Verification(self._registry, is_deep=is_deep)
-        return await verification.compare(rule, found.items, unlisted, absences.vanished, self._clock())
+        verification = Verification(self._registry, rule, is_deep=is_deep)
+        return await verification.compare(found, unlisted, absences.vanished, self._clock())
 
     async def run(self, name: str, actor: Actor, tell: Tell = silent) -> Run:
         """Run the rule here and now, whatever its window; one that nobody works on is taken over.
@@ -269,6 +275,8 @@ class Replications:
         async with self._open_source(spec) as source, _open_signer(rule) as signer:
             found = await self._survey(source, rule, scope, tell)
             note(Listed(found.items))
+            for item, reason in found.left_out.items():
+                note(ItemLeftOut(item, reason))
             publication = self._prepare(source, rule, policy, signer, note)
             patience = _Patience()
 
@@ -276,8 +284,12 @@ class Replications:
                 verify_open()
                 note(ItemStarted(item))
                 with patience.telling(lambda error: note(ItemFailed(item, error))):
-                    copied, signed = await publication.publish(item, found.tags[item.origin])
-                    note(ItemFinished(copied, signed))
+                    try:
+                        copied, signed = await publication.publish(item, found.tags[item.origin])
+                    except TagLeftOut as error:  # it moved meanwhile
+                        note(ItemLeftOut(item, str(error)))
+                    else:
+                        note(ItemFinished(copied, signed))
 
             await for_each(found.due, publish, at_once=self._at_once(rule))
             for route, digests in found.unchanged().items():
@@ -335,6 +347,7 @@ class Replications:
             admission=None if policy is None else Admission(source, policy, self._clock),
             signing=None if signer is None else Signing(self._registry, signer, self._host),
             only_tagged=rule.deletions.deletes,
+            selection=Selection(source, self._registry, rule, self._memory),
         )
 
     def _deletions(self, rule: Rule, source: Source, tell: Tell) -> Deletions:
@@ -342,7 +355,9 @@ class Replications:
         return Deletions(rule, source, self._registry, provenance, self._clock, tell)
 
     async def _survey(self, source: Source, rule: Rule, scope: Sequence[Spot] | None, tell: Tell) -> Survey:
-        return await survey(source, self._registry, rule, scope, tell, at_once=self._at_once(rule))
+        now = self._clock()
+        found = await survey(source, self._registry, rule, scope, tell, at_once=self._at_once(rule), now=now)
+        return await Selection(source, self._registry, rule, self._memory).sort(found)
 
     def _at_once(self, rule: Rule) -> int:
         return rule.options.concurrency or self._limits.concurrency

@@ -23,6 +23,7 @@ from entrepot.replication.events import (
     Event,
     ItemFailed,
     ItemFinished,
+    ItemLeftOut,
     ItemStarted,
     Listed,
     ManifestSigned,
@@ -32,7 +33,7 @@ from entrepot.replication.events import (
 
 # Failures that a report lists; more are only counted.
 MAX_FAILURES = 100
-# Tags of one try whose outcome is kept, and how many of them may be such as were here already.
+# Tags of one try whose outcome is kept, and how many of them may be such as were here already, or are left out.
 MAX_ARTIFACTS = 1000
 MAX_SKIPPED = 100
 _MAX_PROBLEM = 1000
@@ -82,7 +83,7 @@ class Report:
         self._tags: dict[str, int] = {}
         self._counts: dict[str, int] = {name: int(before.get(name, 0)) for name in _COUNTS}
         self._failures: list[dict[str, Any]] = []
-        self._failed = self._refused = 0
+        self._failed = self._refused = self._left_out = 0
         self._has_temporary = False
         self._problem: dict[str, Any] | None = None
         self._artifacts: list[Artifact] = []
@@ -103,22 +104,20 @@ class Report:
                 self._items[item.origin, item.tag] = _Progress(self._monotonic())
             case ItemFinished(item, signed):
                 self._note_end(item, "copied", signed_by=None if signed is None else str(signed)[:_MAX_SIGNER])
+            case ItemLeftOut(item, reason):
+                self._note_left_out(item, reason)
             case ItemFailed(item, error):
                 self._refused += is_refusal(error)
                 failure = self._note_failure(f"{item.origin}:{item.tag}", error)
                 self._note_end(item, failure.pop("kind"), **failure)
-            case TagDeleted(route, tag, digest):
-                self._add("deleted", **_place_tag(route, tag, digest))
-            case DeletionFailed(route, tag, digest, error):
-                self._refused += is_refusal(error)
-                failure = self._note_failure(f"{route.target}:{tag}, deleting", error)
-                self._add(failure.pop("kind"), **_place_tag(route, tag, digest), **failure)
             case CompanionFailed(route, what, error):
                 failure = self._note_failure(f"{route.origin}, {what}", error)
                 self._add(failure.pop("kind"), origin=str(route.origin), target=str(route.target), **failure)
             case RepositoryFailed(repository, error):
                 failure = self._note_failure(str(repository), error)
                 self._add(failure.pop("kind"), origin=str(repository), **failure)
+            case TagDeleted() | DeletionFailed():
+                self._note_deletion(event)
             case _:
                 self._note_blob(event)
 
@@ -152,6 +151,7 @@ class Report:
         document: dict[str, Any] = {
             "tags": self._tags,
             **self._counts,
+            "left_out": self._left_out,
             "refused": self._refused,
             "failed": self._failed,
             "seconds": round(seconds, 3),
@@ -171,6 +171,22 @@ class Report:
         self._due = len(items) - len(skipped)
         for item in skipped[:MAX_SKIPPED]:
             self._add("skipped", **_place(item))
+
+    def _note_left_out(self, item: Item, reason: str) -> None:
+        self._left_out += 1
+        if (item.origin, item.tag) in self._items:
+            self._note_end(item, "skipped", problem=reason[:_MAX_PROBLEM])
+        elif self._left_out <= MAX_SKIPPED:
+            self._add("skipped", **_place(item), problem=reason[:_MAX_PROBLEM])
+
+    def _note_deletion(self, event: TagDeleted | DeletionFailed) -> None:
+        place = _place_tag(event.route, event.tag, event.digest)
+        if isinstance(event, TagDeleted):
+            self._add("deleted", **place)
+            return
+        self._refused += is_refusal(event.error)
+        failure = self._note_failure(f"{event.route.target}:{event.tag}, deleting", event.error)
+        self._add(failure.pop("kind"), **place, **failure)
 
     def _note_blob(self, event: Event) -> None:
         match event:

@@ -54,6 +54,7 @@ class Rulebook:
                         "neither in this file nor applied before"
                     )
             _verify_apart(documents, changed)
+            _verify_sources(connection, documents, changed, {spec.name for spec in file.sources})
             for rule in changed:
                 self._put_rule(connection, rule, documents.get(rule.name), actor, now)
             publish(connection, WORK_TOPIC, "rules", now)
@@ -163,6 +164,16 @@ def _verify_apart(documents: dict[str, records.Document], changed: Iterable[Rule
     rules = {name: Rule.parse(name, document) for name, document in documents.items()}
     rules |= {rule.name: rule for rule in changed}
     verify_apart(rules.values(), {rule.name for rule in changed})
+
+
+def _verify_sources(
+    connection: sa.Connection, documents: dict[str, records.Document], changed: Iterable[Rule], sources: set[str]
+) -> None:
+    """Raises RuleInvalid where a changed rule, or a rule of one of the `sources`, asks what its source cannot tell."""
+    rules = {name: Rule.parse(name, document) for name, document in documents.items() if document["source"] in sources}
+    rules |= {rule.name: rule for rule in changed}
+    for rule in rules.values():
+        rule.verify_source(parse_source(rule.source, records.find_source(connection, rule.source)))
 
 
 def get_rule(connection: sa.Connection, name: str) -> Rule:

@@ -10,16 +10,29 @@ from entrepot.errors import NameInvalid, RuleInvalid
 from entrepot.oci.reference import RepositoryName, Tag, subject_of
 from entrepot.replication.deletion_spec import DeletionSpec
 from entrepot.replication.fields import parse_mapping, parse_name, parse_text, verify_known
+from entrepot.replication.kinds import Kinds
+from entrepot.replication.platforms import Platforms
 from entrepot.replication.run_options import OPTION_FIELDS, RunOptions
 from entrepot.replication.source_specs import SourceSpec, parse_source
+from entrepot.replication.tag_picks import PICK_FIELDS, TagPicks
 from entrepot.replication.trust.spec import SignSpec, TrustSpec
 
 _MAX_RULES = 1000
 _REPOSITORY = "{repository}"
-_FIELDS = frozenset({"source", "repositories", "tags", "target", "referrers", "trust", "sign", "deletions"})
-# Part of the format, but not acted on by this version: to pass over them would copy other things than was written.
-_NOT_YET_OF_RULES = frozenset({"platforms", "media_types"})
-_NOT_YET_OF_TAGS = frozenset({"newest", "regex", "since"})
+_FIELDS = frozenset(
+    {
+        "source",
+        "repositories",
+        "tags",
+        "platforms",
+        "media_types",
+        "target",
+        "referrers",
+        "trust",
+        "sign",
+        "deletions",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +53,35 @@ class Rule:
     sign: SignSpec | None = None
     deletions: DeletionSpec = field(default_factory=DeletionSpec)
     options: RunOptions = field(default_factory=RunOptions)
+    picks: TagPicks = field(default_factory=TagPicks)
+    platforms: Platforms | None = None
+    kinds: Kinds | None = None
 
     @classmethod
     def parse(cls, name: str, document: object) -> Self:
         """The rule in a document. Raises RuleInvalid, whose message begins with the place within the document."""
         where = f"rules.{parse_name(name, 'rules')}"
-        fields = parse_mapping(document, where, not_yet=_NOT_YET_OF_RULES)
+        fields = parse_mapping(document, where)
         verify_known(fields, where, {*_FIELDS, *OPTION_FIELDS})
         source = fields.get("source")
         if not isinstance(source, str):
             raise RuleInvalid(f"{where}.source: must be the name of a source")
+        tags, picks = _parse_tags(fields.get("tags"), f"{where}.tags")
+        platforms, kinds = fields.get("platforms"), fields.get("media_types")
         rule = cls(
             name=name,
             source=source,
             repositories=_parse_repositories(fields.get("repositories"), f"{where}.repositories"),
-            tags=_parse_tags(fields.get("tags"), f"{where}.tags"),
+            tags=tags,
             target=parse_text(fields.get("target"), f"{where}.target") or _REPOSITORY,
             follow=_parse_referrers(fields.get("referrers"), f"{where}.referrers"),
             trust=None if fields.get("trust") is None else TrustSpec.parse(fields["trust"], f"{where}.trust"),
             sign=None if fields.get("sign") is None else SignSpec.parse(fields["sign"], f"{where}.sign"),
             deletions=DeletionSpec.parse(fields.get("deletions"), f"{where}.deletions"),
             options=RunOptions.parse(fields, where),
+            picks=picks,
+            platforms=None if platforms is None else Platforms.parse(platforms, f"{where}.platforms"),
+            kinds=None if kinds is None else Kinds.parse(kinds, f"{where}.media_types"),
         )
         rule._verify_target(f"{where}.target")
         return rule
@@ -70,8 +91,12 @@ class Rule:
         return any(glob.matches(repository.value) for glob in self.repositories)
 
     def selects_tag(self, tag: Tag) -> bool:
-        """Whether the tag is to be copied for its own sake; what speaks of a digest follows that, or does not."""
-        return subject_of(tag) is None and self.tags.selects(tag.value)
+        """Whether the tag, by its name, may be copied for its own sake; what speaks of a digest follows that."""
+        return subject_of(tag) is None and self.tags.selects(tag.value) and self.picks.matches(tag)
+
+    def verify_source(self, source: SourceSpec) -> None:
+        """Raises RuleInvalid where the rule asks what its source cannot tell."""
+        self.picks.verify_source(source, f"rules.{self.name}.tags")
 
     def literal_repositories(self) -> list[RepositoryName] | None:
         """The only repositories there can be, None when a glob leaves it open: then the source must list its own."""
@@ -91,9 +116,13 @@ class Rule:
         document: dict[str, Any] = {
             "source": self.source,
             "repositories": [glob.text for glob in self.repositories],
-            "tags": self.tags.to_document(),
+            "tags": self.tags.to_document() | self.picks.to_document(),
             "target": self.target,
         }
+        if self.platforms is not None:
+            document["platforms"] = self.platforms.to_document()
+        if self.kinds is not None:
+            document["media_types"] = self.kinds.to_document()
         if not self.follow:
             document["referrers"] = "none"
         if self.trust is not None:
@@ -146,14 +175,14 @@ def _entries(fields: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]
     yield from entries.items()
 
 
-def _parse_tags(value: object, where: str) -> TagRules:
+def _parse_tags(value: object, where: str) -> tuple[TagRules, TagPicks]:
     if value is None:
         raise RuleInvalid(f'{where}: say which tags to copy; all of them are {{include: ["*"]}}')
-    fields = parse_mapping(value, where, not_yet=_NOT_YET_OF_TAGS)
-    verify_known(fields, where, FIELDS)
+    fields = parse_mapping(value, where)
+    verify_known(fields, where, {*FIELDS, *PICK_FIELDS})
     if not fields:
         raise RuleInvalid(f'{where}: say which tags to copy; all of them are {{include: ["*"]}}')
-    return TagRules.parse(fields, where, RuleInvalid)
+    return TagRules.parse(fields, where, RuleInvalid), TagPicks.parse(fields, where)
 
 
 def _parse_referrers(value: object, where: str) -> bool:

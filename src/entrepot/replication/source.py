@@ -16,11 +16,12 @@ MAX_REFERRERS = 1000
 
 @dataclass(frozen=True, slots=True)
 class TagEntry:
-    """A tag in a source's list: what it names, and when that was pushed, where the list says so."""
+    """A tag in a source's list: what it names, when that was pushed and of what kind it is, where the list says so."""
 
     tag: Tag
     digest: Digest | None = None
     pushed_at: datetime | None = None
+    kind: str | None = None
 
 
 class Source(Protocol):

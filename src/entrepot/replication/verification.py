@@ -13,6 +13,7 @@ from entrepot.replication.concurrency import for_each
 from entrepot.replication.copy import MAX_DEPTH
 from entrepot.replication.deletions import Vanished
 from entrepot.replication.differences import Change, Item
+from entrepot.replication.listing import Survey
 from entrepot.replication.rules import Rule
 
 _AT_ONCE = 8
@@ -23,7 +24,8 @@ class Comparison:
     """What was found. Equal is what names the same digest on both sides, and with that is here as a whole.
 
     `kept` is here and selected by the rule, but gone from the source; that is no difference, since nothing deletes it,
-    or not yet: `kept_until` says when. `gone` should not be here any more.
+    or not yet: `kept_until` says when. `gone` should not be here any more. What the rule leaves out is no difference
+    either, `left_out` with the reason.
     """
 
     equal: int
@@ -32,6 +34,7 @@ class Comparison:
     kept: list[str]
     unlisted: list[str]
     broken: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     gone: list[Vanished] = field(default_factory=list)
     kept_until: dict[str, datetime] = field(default_factory=dict)
 
@@ -62,55 +65,60 @@ class Comparison:
             "kept_until": self.kept_until,
             "unlisted": self.unlisted,
             "broken": self.broken,
+            "left_out": self.left_out,
         }
 
 
 class Verification:
     """Compares the tags of a rule; `is_deep`, also every manifest and blob that they lead to here."""
 
-    def __init__(self, registry: Registry, *, is_deep: bool) -> None:
+    def __init__(self, registry: Registry, rule: Rule, *, is_deep: bool) -> None:
         self._registry = registry
+        self._rule = rule
         self._is_deep = is_deep
         # What is not here of a manifest, or of a blob; each is looked at once.
         self._gaps: dict[tuple[RepositoryName, Digest], list[str]] = {}
 
-    async def compare(
-        self, rule: Rule, items: list[Item], unlisted: list[str], vanished: list[Vanished], now: datetime
-    ) -> Comparison:
-        """What differs, given all items of the rule, what of it could not be listed, and what vanished."""
+    async def compare(self, found: Survey, unlisted: list[str], vanished: list[Vanished], now: datetime) -> Comparison:
+        """What differs, given all that the rule means, what of it could not be listed, and what vanished."""
+        items = found.items
         same = [item for item in items if item.change is Change.SAME]
-        broken: dict[str, str] = {}
+        lacking = [item for item in items if item.change is Change.CHANGED and item.here == item.digest]
+        broken = {f"{item.target}:{item.tag}": "it is not as the rule's platforms want it" for item in lacking}
 
         async def check(item: Item) -> None:
-            if gaps := await self._find_gaps(item.target, item.digest, 0):
+            if gaps := await self._find_gaps(item.target, item.here or item.digest, 0):
                 broken[f"{item.target}:{item.tag}"] = ", ".join(dict.fromkeys(gaps))
 
         if self._is_deep:
             await for_each(same, check, at_once=_AT_ONCE)
         gone = [one for one in vanished if one.is_due(now)]
-        # Also those in repositories that the source has not at all.
-        kept = {*await self._find_kept(rule, items), *(str(one.placed) for one in vanished)}
-        kept -= {str(one.placed) for one in gone}
+        # Also what is kept for a while though the source has it, and repositories that the source has not at all.
+        more = [one for one in vanished if one.due_at is not None or one.placed.origin not in found.listed]
+        kept = {*await self._find_kept(found), *(str(one.placed) for one in more)} - {str(one.placed) for one in gone}
         return Comparison(
-            equal=len(same) - len(broken),
+            equal=len(same) + len(lacking) - len(broken),
             missing=[item for item in items if item.change is Change.NEW],
-            different=[item for item in items if item.change is Change.CHANGED],
+            different=[item for item in items if item.change is Change.CHANGED and item.here != item.digest],
             kept=sorted(kept),
             unlisted=unlisted,
             broken=[f"{what}: {problem}" for what, problem in sorted(broken.items())],
+            left_out=[f"{item.target}:{item.tag}: {reason}" for item, reason in found.left_out.items()],
             gone=gone,
             kept_until={str(one.placed): one.due_at for one in vanished if one.due_at is not None and one.due_at > now},
         )
 
-    async def _find_kept(self, rule: Rule, items: list[Item]) -> list[str]:
+    async def _find_kept(self, found: Survey) -> list[str]:
         """Tags here that the rule means, in the repositories that it copies to, of which the source has none."""
         there: dict[RepositoryName, set[str]] = {}
-        for item in items:
+        for item in (*found.items, *found.left_out):
             there.setdefault(item.target, set()).add(item.tag.value)
+        for origin, passed_over in found.passed_over.items():
+            there.setdefault(self._rule.target_of(origin), set()).update(tag.value for tag in passed_over)
         kept = []
 
         def is_meant(name: str) -> bool:
-            return rule.selects_tag(Tag(name))
+            return self._rule.selects_tag(Tag(name))
 
         for target, tags in sorted(there.items()):
             last, is_last = "", False
@@ -132,8 +140,11 @@ class Verification:
         if manifest is None or depth > MAX_DEPTH:
             return [f"manifest {digest} is not here"]
         gaps: list[str] = []
+        platforms = self._rule.platforms
+        kept = None if platforms is None or not manifest.is_index else platforms.kept(manifest)
         for child in manifest.children:
-            gaps += await self._find_gaps(name, child.digest, depth + 1)
+            if kept is None or child.digest in kept:
+                gaps += await self._find_gaps(name, child.digest, depth + 1)
         for blob in manifest.blobs:
             if not blob.is_foreign:
                 gaps += await self._find_blob_gap(name, blob.digest)

@@ -94,6 +94,8 @@ async def test_no_route_that_changes_something_is_missing_here(served: Served) -
     }
     # These two are sent without an API key, and tested where workloads and leaked secrets are.
     changing -= {("POST", "/api/v1/oidc/token"), ("POST", "/api/v1/secret-scanning/alerts")}
+    # What a registry tells of changes nothing; the runs say what came of it.
+    changing -= {("POST", f"{REPLICATION}/sources/{{name}}/pushes")}
 
     def is_tried(method: str, template: str) -> bool:
         pattern = re.sub(r"\{\w+\}", r"[^/]+", template)

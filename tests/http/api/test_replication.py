@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from entrepot.accounts.records import AuditFilter
+from entrepot.replication import runs
 from entrepot.web.api import run_streams
 from tests.support.api import Api, assert_problem, key
 from tests.support.hostile import HostileRegistry, serving
@@ -53,6 +54,11 @@ class TestRules:
         assert answer.json() == {"name": "internal"} | source
         assert (await operator.call("GET", SOURCES)).json() == {"sources": [{"name": "internal"} | source]}
         rule = RULE | {"schedule": "0 3 * * *", "time_zone": "Europe/Berlin", "target": "{repository}", "priority": 2}
+        rule |= {
+            "tags": {"include": ["*"], "regex": "v.*", "newest": {"count": 3, "by": "version"}},
+            "platforms": {"keep": ["linux/amd64"], "rebuild": True},
+            "media_types": ["images", "application/vnd.wasm.*"],
+        }
         answer = await operator.call("PUT", f"{RULES}/smm", json=rule)
         assert answer.status_code == 200, answer.text
         assert answer.json().items() >= ({"name": "smm"} | rule).items()
@@ -75,6 +81,10 @@ class TestRules:
             (f"{RULES}/smm", RULE | {"schedule": "* * 31 2 *"}, "rules.smm.schedule: '* * 31 2 *': bad day-of-month"),
             (f"{RULES}/smm", RULE | {"deletions": "yes"}, "rules.smm.deletions: must be keep, mirror, or"),
             (f"{RULES}/smm", {}, "rules.smm.source: must be"),
+            (f"{RULES}/smm", RULE | {"tags": {"regex": "v(1"}}, "rules.smm.tags.regex: 'v(1' is no regex"),
+            (f"{RULES}/smm", RULE | {"tags": {"newest": 3}}, "rules.smm.tags.newest: source 'internal' does not"),
+            (f"{RULES}/smm", RULE | {"platforms": ["arm64"]}, "rules.smm.platforms[0]: must be a platform"),
+            (f"{RULES}/smm", RULE | {"media_types": ["helm"]}, "rules.smm.media_types[0]: must be images"),
             (f"{RULES}/SMM", RULE, "rules.SMM: a name takes"),
             (f"{RULES}/twin", RULE, "rules.twin.target: rule 'smm' would write the same tags"),
             (f"{SOURCES}/x", {"type": "ftp"}, "sources.x.type: must be one of"),
@@ -302,3 +312,44 @@ async def test_the_figures_of_replication_are_those_of_the_database(
     assert figures['last_success_timestamp_seconds{rule="smm"}'] > 1.7e9
     # Those of the process itself are still there.
     assert "entrepot_http_requests_total" in (await served.http.get("/metrics")).text
+
+
+class TestPushes:
+    async def test_what_is_told_is_copied_and_nothing_else(
+        self, served: Served, ruled: Api, hostile: HostileRegistry
+    ) -> None:
+        for tag in ("v1", "v2"):
+            hostile.put_image("smm/api", tag)
+        teller = await key(served, "teller", "replication:run")
+        told = {"pushes": [{"repository": "smm/api", "tag": "v1"}, {"repository": "other/api", "tag": "v1"}]}
+        answer = await teller.call("POST", f"{SOURCES}/internal/pushes", json=told)
+        assert (answer.status_code, answer.json()) == (202, {"pushes": 2})
+        await carry_out(served)
+        (run,) = (await ruled.call("GET", RUNS)).json()["runs"]
+        assert (run["cause"], run["status"]) == ("push", "done")
+        tags = (await ruled.call("GET", "/api/v1/repositories/smm/api/tags")).json()["tags"]
+        assert [tag["name"] for tag in tags] == ["v1"]
+
+    async def test_who_may_tell_may_do_nothing_else(self, served: Served, ruled: Api) -> None:
+        teller = await key(served, "teller", "replication:run")
+        pushes = {"pushes": [{"repository": "smm/api"}]}
+        assert (await teller.call("POST", f"{RULES}/smm/runs")).status_code == 202
+        assert (await ruled.call("POST", f"{SOURCES}/internal/pushes", json=pushes)).status_code == 202
+        for method, path, body in (
+            ("PUT", f"{RULES}/smm", RULE),
+            ("DELETE", f"{SOURCES}/internal", None),
+            ("GET", RULES, None),
+        ):
+            assert_problem(await teller.call(method, path, json=body), 403, "lacks the scope replication:")
+        reader = await key(served, "reader", "replication:read")
+        assert_problem(await reader.call("POST", f"{SOURCES}/internal/pushes", json=pushes), 403, "replication:run")
+
+    async def test_what_cannot_be_taken_is_refused(self, ruled: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = f"{SOURCES}/internal/pushes"
+        assert_problem(await ruled.call("POST", path, json={"pushes": 1}), 400, "Harbor")
+        assert_problem(await ruled.call("POST", f"{SOURCES}/none/pushes", json={"pushes": []}), 404)
+        monkeypatch.setattr(runs, "MAX_SPOTS", 1)
+        for tag, status in (("v1", 202), ("v1", 202), ("v2", 503)):
+            answer = await ruled.call("POST", path, json={"pushes": [{"repository": "smm/api", "tag": tag}]})
+            assert answer.status_code == status
+        assert_problem(answer, 503, "as many pushes of this source wait as may")

@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 from entrepot.oci.digest import Digest
 from entrepot.oci.reference import RepositoryName, Tag
 from entrepot.replication.differences import Item
-from entrepot.replication.events import ItemFinished, Listed
+from entrepot.replication.events import ItemFinished, ItemLeftOut, Listed
 from entrepot.replication.lag import MAX_KNOWN, Lag, read_ages
 
 NAME = RepositoryName("smm/api")
@@ -48,3 +48,12 @@ def test_of_very_many_the_oldest_and_the_newest_are_kept() -> None:
     known = lag.update({}, NOW)
     assert len(known) == MAX_KNOWN
     assert read_ages(known, NOW) == (MAX_KNOWN + 99.0, 0.0)
+
+
+def test_what_a_rule_leaves_out_is_not_behind() -> None:
+    for is_whole in (True, False):
+        lag = Lag(is_whole=is_whole)
+        lag.note(Listed([item("v2")]))
+        lag.note(ItemLeftOut(item("v1"), "a chart"))
+        lag.note(ItemLeftOut(item("v2"), "it moved"))
+        assert lag.update({"smm/api:v1": PUSHED.isoformat()}, NOW) == {}

@@ -21,6 +21,7 @@ from entrepot.replication.events import (
     CompanionFailed,
     ItemFailed,
     ItemFinished,
+    ItemLeftOut,
     ItemStarted,
     Listed,
     ManifestSigned,
@@ -92,6 +93,7 @@ def test_a_run_is_counted() -> None:
         "signed": 1,
         "tags_deleted": 0,
         "referrers_deleted": 0,
+        "left_out": 0,
         "refused": 0,
         "failed": 0,
         "seconds": 2.0,
@@ -205,3 +207,26 @@ def test_a_report_stays_small_when_everything_fails() -> None:
         report.note(ItemFailed(ITEM, SourceLied("wrong")))
     assert report.to_document()["failed"] == MAX_FAILURES * 2
     assert len(report.to_document()["failures"]) == MAX_FAILURES
+
+
+def test_what_a_rule_leaves_out_is_no_failure_and_has_its_reason() -> None:
+    report = Report(monotonic=Clock())
+    other = replace(ITEM, tag=Tag("moved"))
+    for event in (Listed([other]), ItemLeftOut(ITEM, "a chart"), ItemStarted(other), ItemLeftOut(other, "moved")):
+        report.note(event)
+    assert (report.is_good, report.may_help_to_try_again) == (True, False)
+    document = report.to_document(is_running=True)
+    assert (document["left_out"], document["failed"], document["refused"]) == (2, 0, 0)
+    assert document["progress"]["tags_due"] == document["progress"]["tags_done"] == 1
+    assert [(one["outcome"], one["tag"], one["problem"]) for one in report.take_artifacts()] == [
+        ("skipped", str(ITEM.tag), "a chart"),
+        ("skipped", "moved", "moved"),
+    ]
+
+
+def test_of_very_many_that_are_left_out_the_first_are_listed() -> None:
+    report = Report(monotonic=Clock())
+    for number in range(MAX_SKIPPED + 50):
+        report.note(ItemLeftOut(replace(ITEM, tag=Tag(f"v{number}")), "a chart"))
+    assert report.to_document()["left_out"] == MAX_SKIPPED + 50
+    assert len(report.take_artifacts()) == MAX_SKIPPED

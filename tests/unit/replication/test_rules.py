@@ -1,4 +1,4 @@
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -30,7 +30,34 @@ def without(document: dict[str, Any], *names: str) -> dict[str, Any]:
         pytest.param(without(RULE, "tags"), "rules.smm.tags: say which", id="no-tags"),
         pytest.param(RULE | {"tags": {}}, "rules.smm.tags: say which", id="no-include"),
         pytest.param(RULE | {"tags": {"semver": ">>1"}}, "rules.smm.tags.semver: semver range", id="semver"),
-        pytest.param(RULE | {"tags": {"include": ["*"], "newest": 3}}, "rules.smm.tags.newest: not supp", id="newest"),
+        pytest.param(RULE | {"tags": {"newest": 0}}, "rules.smm.tags.newest: must be a whole number", id="newest"),
+        pytest.param(RULE | {"tags": {"newest": True}}, "rules.smm.tags.newest: must be a whole", id="newest-bool"),
+        pytest.param(RULE | {"tags": {"newest": {"by": "push"}}}, "rules.smm.tags.newest.count: must", id="no-count"),
+        pytest.param(
+            RULE | {"tags": {"newest": {"count": 1, "by": "age"}}}, "rules.smm.tags.newest.by: must be push", id="by"
+        ),
+        pytest.param(RULE | {"tags": {"newest": {"number": 1}}}, "rules.smm.tags.newest.number: not a", id="number-of"),
+        pytest.param(RULE | {"tags": {"regex": "v(1"}}, "rules.smm.tags.regex: 'v(1' is no regex", id="regex"),
+        pytest.param(RULE | {"tags": {"regex": "(?=v)"}}, "rules.smm.tags.regex: '(?=v)' is no regex", id="look-ahead"),
+        pytest.param(RULE | {"tags": {"regex": r"(v)\1"}}, "rules.smm.tags.regex: ", id="back-reference"),
+        pytest.param(RULE | {"tags": {"regex": "(a{999}){999}"}}, "rules.smm.tags.regex: ", id="huge-regex"),
+        pytest.param(RULE | {"tags": {"regex": 1}}, "rules.smm.tags.regex: must be a regex", id="regex-number"),
+        pytest.param(RULE | {"tags": {"since": "yesterday"}}, "rules.smm.tags.since: must be a date", id="since"),
+        pytest.param(RULE | {"tags": {"since": "2026-02-30"}}, "rules.smm.tags.since: must be a date", id="no-date"),
+        pytest.param(RULE | {"tags": {"since": "99999999d"}}, "rules.smm.tags.since: must be a date", id="since-ages"),
+        pytest.param(RULE | {"tags": {"since": 90}}, "rules.smm.tags.since: must be a date", id="since-number"),
+        pytest.param(RULE | {"platforms": []}, "rules.smm.platforms: must be a list", id="no-platforms"),
+        pytest.param(RULE | {"platforms": ["linux"]}, "rules.smm.platforms[0]: must be a platform", id="only-os"),
+        pytest.param(
+            RULE | {"platforms": ["linux/x86_64"]}, "rules.smm.platforms[0]: x86_64 is called amd64", id="x86"
+        ),
+        pytest.param(RULE | {"platforms": {"rebuild": True}}, "rules.smm.platforms.keep: must be", id="keeps-nothing"),
+        pytest.param(
+            RULE | {"platforms": {"keep": ["linux/arm64"], "rebuild": "yes"}}, "rules.smm.platforms.rebuild:", id="yes"
+        ),
+        pytest.param(RULE | {"media_types": []}, "rules.smm.media_types: must be a list", id="no-media-types"),
+        pytest.param(RULE | {"media_types": ["image"]}, "rules.smm.media_types[0]: must be images", id="singular"),
+        pytest.param(RULE | {"media_types": ["a/***"]}, "rules.smm.media_types[0]: must be images", id="stars"),
         pytest.param(RULE | {"deletions": "delete"}, "rules.smm.deletions: must be keep, mirror, or", id="deletions"),
         pytest.param(RULE | {"deletions": 30}, "rules.smm.deletions: must be keep, mirror, or", id="days"),
         pytest.param(RULE | {"deletions": "0d"}, "rules.smm.deletions: must be keep, mirror, or", id="no-days"),
@@ -80,6 +107,48 @@ def test_what_is_gone_is_kept_as_long_as_the_rule_says(text: str, due_at: dateti
     assert rule.deletions.due_at(GONE) == due_at
     assert rule.to_document().get("deletions", "keep") == text
     assert Rule.parse("smm", rule.to_document()) == rule
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tags": {"include": ["*"], "regex": r"v\d+", "newest": 10, "since": "90d"}},
+        {"tags": {"include": ["*"], "newest": {"count": 3, "by": "version"}, "since": "2026-01-31T12:00:00+01:00"}},
+        {"platforms": ["linux/amd64", "linux/arm/v7"]},
+        {"platforms": {"keep": ["linux/amd64"], "rebuild": True}},
+        {"media_types": ["images", "charts", "application/vnd.acme.*"]},
+    ],
+)
+def test_what_a_rule_selects_reads_back_as_it_was_written(fields: dict[str, Any]) -> None:
+    document = Rule.parse("smm", RULE | fields).to_document()
+    assert {name: document[name] for name in fields} == fields
+    assert Rule.parse("smm", document) == Rule.parse("smm", RULE | fields)
+
+
+@pytest.mark.parametrize("since", [date(2026, 1, 31), datetime(2026, 1, 31, 12, tzinfo=UTC)])
+def test_dates_as_yaml_reads_them_are_kept_as_text(since: date) -> None:
+    rule = Rule.parse("smm", RULE | {"tags": {"since": since}})
+    assert rule.to_document()["tags"]["since"] == since.isoformat()
+
+
+@pytest.mark.parametrize(
+    ("tags", "problem"),
+    [
+        ({"since": "90d"}, r"^rules.smm.tags.since: source 'internal' does not tell when .* Use semver"),
+        ({"newest": 10}, r"^rules.smm.tags.newest: source 'internal' .* Use \{count: 10, by: version\}$"),
+        ({"newest": {"count": 10, "by": "version"}, "regex": ".*"}, None),
+    ],
+)
+def test_what_a_source_does_not_tell_cannot_be_asked_for(tags: dict[str, Any], problem: str | None) -> None:
+    rule = Rule.parse("smm", RULE | {"tags": tags})
+    rule.verify_source(parse_source("internal", {"type": "ecr", "account": "123456789012", "region": "eu-west-1"}))
+    for document in (SOURCE, {"type": "archive", "path": "/mnt/usb"}):
+        source = parse_source("internal", document)
+        if problem is None:
+            rule.verify_source(source)
+        else:
+            with pytest.raises(RuleInvalid, match=problem):
+                rule.verify_source(source)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from entrepot.errors import Unavailable
+from entrepot.replication.push_events import parse_notice
 from entrepot.replication.records import RunFilter
 from entrepot.replication.rules import Rule, RuleFile
 from entrepot.replication.source_specs import parse_source
 from entrepot.web.api import replication_models as bodies
 from entrepot.web.api.cursors import not_ours, read_cursor, read_text_cursor, write_cursor, write_text_cursor
-from entrepot.web.api.guard import ReadsReplication, WritesReplication
+from entrepot.web.api.guard import ReadsReplication, RunsReplication, WritesReplication
 from entrepot.web.api.run_streams import RunStreams
 
 router = APIRouter(prefix="/replication", tags=["replication"])
@@ -47,6 +49,21 @@ async def delete_source(name: str, caller: WritesReplication) -> None:
     await caller.services.rulebook.delete_source(name, caller.actor)
 
 
+@router.post("/sources/{name}/pushes", status_code=202)
+async def tell_of_pushes(name: str, fields: Fields, caller: RunsReplication) -> bodies.PushesBody:
+    """Have what was pushed copied soon, as far as rules mean it: for a source's webhook.
+
+    Takes `{"pushes": [{"repository": "smm/api", "tag": "v1"}]}`, where no tag is the whole repository, and what Harbor
+    and the CNCF distribution send. 503 while as many pushes wait as may.
+    """
+    spec = await caller.services.rulebook.get_source(name)
+    spots = parse_notice(fields)
+    if spots and not await caller.services.runs.queue_pushes(spec.name, spots):
+        raise Unavailable("as many pushes of this source wait as may; send it again, or let the schedule find it")
+    await caller.services.runs.count(f"source:{spec.name}", {"push": len(spots)} if spots else {"ignored": 1})
+    return bodies.PushesBody(pushes=len(spots))
+
+
 @router.get("/rules")
 async def list_rules(caller: ReadsReplication) -> bodies.RuleList:
     """Every rule."""
@@ -73,7 +90,7 @@ async def delete_rule(name: str, caller: WritesReplication) -> None:
 
 
 @router.post("/rules/{name}/runs", status_code=202)
-async def start_run(name: str, caller: WritesReplication) -> bodies.RunBody:
+async def start_run(name: str, caller: RunsReplication) -> bodies.RunBody:
     """Let a worker run the rule soon, or when its window opens. 409 while it has a run that is queued or goes on."""
     return bodies.RunBody.of(await caller.services.runs.queue(name, caller.actor))
 

@@ -33,6 +33,12 @@ class SourceList(BaseModel):
     sources: list[SourceBody]
 
 
+class PushesBody(BaseModel):
+    """How many pushes were understood; whether a rule means them shows in its runs."""
+
+    pushes: int
+
+
 class RuleBody(BaseModel):
     """A rule, with the fields of replication.yaml."""
 
@@ -115,7 +121,7 @@ class ArtifactBody(BaseModel):
     bytes: int
     seconds: float
     side: Literal["source", "destination"] | None
-    problem: str | None
+    problem: str | None = Field(description="Why it failed, was refused, or is left out by the rule.")
     is_temporary: bool | None = Field(description="Whether trying again may help; a waiting run does so.")
     signed_by: str | None = Field(description="Who signed it, where the rule asks for a signature.")
 
