@@ -1,6 +1,7 @@
 """What is gone at the source goes here where a rule says so, and only what the rule put here; doubt deletes nothing."""
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
@@ -13,6 +14,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from entrepot.cli.replicate_plan import print_plan, to_document
+from entrepot.oci import media_types
 from entrepot.oci.manifest import Manifest
 from entrepot.oci.reference import RepositoryName, cosign_tags
 from entrepot.replication.listing import Spot
@@ -23,7 +25,7 @@ from entrepot.storage.clock import utc_now
 from entrepot.storage.tables import replicated_tags
 from tests.conftest import make_variant
 from tests.faults.conftest import RULE, FakeClock, Replicating, rule_of
-from tests.support.content import Image, index_of
+from tests.support.content import Image, descriptor, image_for, index_of, platform_index
 from tests.support.hostile import HostileRegistry, serving
 from tests.support.served import TESTER, Served, serve
 from tests.support.signatures import private_pem, sign_simply
@@ -518,3 +520,55 @@ async def test_a_run_of_nothing_new_writes_no_tag_down_again(
     assert (await mirroring.run()).status == "done"
     assert sum(map(len, written)) == 0
     assert hostile.count("GET", "/manifests/") == hostile.count("/blobs/") == 0
+
+
+async def test_what_is_not_among_the_newest_any_more_goes(hostile: HostileRegistry, replicating: Replicating) -> None:
+    for version in ("1.0", "1.1", "1.2"):
+        hostile.put_image(NAME, version)
+    newest = {"newest": {"count": 2, "by": "version"}}
+    await replicating.apply_rule(tags=newest, deletions="mirror")
+    assert (await replicating.run()).report["tags_copied"] == 2
+    hostile.put_image(NAME, "1.3")
+    verified = await replicating.replications.verify(RULE, is_deep=False)
+    assert [str(one.placed) for one in verified.gone] == [f"{NAME}:1.1"]
+    run = await replicating.run()
+    assert (run.status, run.report["tags_copied"], run.report["tags_deleted"]) == ("done", 1, 1)
+    assert await tags_of(replicating) == {"1.2", "1.3"}
+    # What is gone at the source lets the next one in.
+    hostile.delete_tag(NAME, "1.3")
+    run = await replicating.run()
+    assert (run.report["tags_copied"], run.report["tags_deleted"]) == (1, 1)
+    assert await tags_of(replicating) == {"1.1", "1.2"}
+
+
+async def test_an_index_that_was_made_anew_goes_with_its_tag(
+    hostile: HostileRegistry, replicating: Replicating
+) -> None:
+    images = {platform: image_for(platform) for platform in ("linux/amd64", "linux/arm64")}
+    for image in images.values():
+        hostile.put_image(NAME, image=image)
+    hostile.put_manifest(NAME, platform_index(images, {}), media_types.OCI_INDEX, "v1")
+    hostile.put_image(NAME, "v2", images["linux/amd64"])
+    platforms = {"keep": ["linux/amd64"], "rebuild": True}
+    await replicating.apply_rule(platforms=platforms, deletions="mirror")
+    plan = await replicating.replications.plan(RULE)
+    # The other platform is not brought over.
+    kept = images["linux/amd64"]
+    assert plan.size.bytes == len(platform_index(images, {})) + sum(map(len, (kept.config, kept.layer, kept.manifest)))
+    assert (await replicating.run()).status == "done"
+    assert (await replicating.run()).report["tags"]["same"] == 2
+    hostile.delete_tag(NAME, "v1")
+    assert (await replicating.run()).report["tags_deleted"] == 1
+    assert await tags_of(replicating) == {"v2"}
+
+
+async def test_a_tag_that_became_something_that_the_rule_leaves_out_is_not_gone(
+    hostile: HostileRegistry, mirroring: Replicating
+) -> None:
+    await mirroring.apply_rule(deletions="mirror", media_types=["images"])
+    hostile.delete_tag(NAME, "v1")
+    chart = {"schemaVersion": 2, "config": descriptor("application/vnd.cncf.helm.config.v1+json", b"{}"), "layers": []}
+    hostile.put_manifest(NAME, json.dumps(chart).encode(), media_types.OCI_MANIFEST, "v1")
+    run = await mirroring.run()
+    assert (run.status, run.report["left_out"], run.report["tags_deleted"]) == ("done", 1, 0)
+    assert await tags_of(mirroring) == {"v1", "v2", "v3"}
