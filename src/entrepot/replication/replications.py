@@ -152,10 +152,15 @@ class Replications:
                     plan.refused[item] = error
 
             await for_each(found.due, judge, at_once=LISTINGS_AT_ONCE)
-            for route, digests in found.unchanged().items():
+
+            async def find_late(entry: tuple[Route, set[Digest]]) -> None:
+                route, digests = entry
                 tags = found.tags[route.origin]
                 late = [] if tags is None else await publication.find_late(route, tags, digests)
                 plan.late.extend((route, companion) for companion in late)
+
+            await for_each(found.unchanged().items(), find_late, at_once=LISTINGS_AT_ONCE)
+            plan.late.sort(key=lambda entry: entry[0].origin)
             return plan
 
     async def verify(self, name: str, *, is_deep: bool) -> Comparison:
@@ -263,11 +268,15 @@ class Replications:
                         tell(ItemFinished(copied, signed))
 
             await for_each(found.due, publish, at_once=self._at_once(rule))
-            for route, digests in found.unchanged().items():
+
+            async def refresh(entry: tuple[Route, set[Digest]]) -> None:
+                route, digests = entry
                 tags = found.tags[route.origin]
                 if tags is not None:
                     verify_open()
                     await self._refresh(publication, route, tags, digests, patience, tell)
+
+            await for_each(found.unchanged().items(), refresh, at_once=self._at_once(rule))
 
     async def _refresh(
         self,
