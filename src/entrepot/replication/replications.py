@@ -173,10 +173,15 @@ class Replications:
                 has_others = len(accepted) > len(size.failures)
                 absences = await self._deletions(rule, source, tell).find(found, has_others=has_others)
             plan = replace(plan, size=size, absences=absences)
-            for route, digests in found.unchanged().items():
+
+            async def find_late(entry: tuple[Route, set[Digest]]) -> None:
+                route, digests = entry
                 tags = found.tags[route.origin]
                 late = [] if tags is None else await publication.find_late(route, tags, digests)
                 plan.late.extend((route, companion) for companion in late)
+
+            await for_each(found.unchanged().items(), find_late, at_once=LISTINGS_AT_ONCE)
+            plan.late.sort(key=lambda entry: entry[0].origin)
             return plan
 
     async def verify(self, name: str, *, is_deep: bool) -> Comparison:
@@ -292,7 +297,9 @@ class Replications:
                         note(ItemFinished(copied, signed))
 
             await for_each(found.due, publish, at_once=self._at_once(rule))
-            for route, digests in found.unchanged().items():
+
+            async def refresh(entry: tuple[Route, set[Digest]]) -> None:
+                route, digests = entry
                 tags = found.tags[route.origin]
                 if tags is not None:
                     verify_open()
@@ -301,6 +308,8 @@ class Replications:
             await self._deletions(rule, source, note).carry_out(
                 found, failed=arrivals.failed, telling=patience.telling, verify_open=verify_open
             )
+
+            await for_each(found.unchanged().items(), refresh, at_once=self._at_once(rule))
 
     async def _refresh(
         self,
