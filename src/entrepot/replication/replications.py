@@ -304,12 +304,12 @@ class Replications:
                 if tags is not None:
                     verify_open()
                     await self._refresh(publication, route, tags, digests, patience, note)
+
+            await for_each(found.unchanged().items(), refresh, at_once=self._at_once(rule))
             await Provenance(self._database, rule.name).keep(arrivals.take())
             await self._deletions(rule, source, note).carry_out(
                 found, failed=arrivals.failed, telling=patience.telling, verify_open=verify_open
             )
-
-            await for_each(found.unchanged().items(), refresh, at_once=self._at_once(rule))
 
     async def _refresh(
         self,
