@@ -107,6 +107,13 @@ class ItemStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemAdmitted:
+    """A tag was judged: what it names may be published, and is about to be copied."""
+
+    item: Item
+
+
+@dataclass(frozen=True, slots=True)
 class ItemFinished:
     """A tag is here now, with all that it names; `signed` by whom, where the rule asks for a signature."""
 
@@ -143,6 +150,7 @@ Event = (
     | CompanionFailed
     | ManifestSigned
     | ItemStarted
+    | ItemAdmitted
     | ItemFinished
     | ItemLeftOut
     | ItemFailed

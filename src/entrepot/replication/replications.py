@@ -111,7 +111,10 @@ class _Patience:
 
 
 class Replications:
-    """Does what rules say. `host` is the public name of our registry, which signatures speak of."""
+    """Does what rules say. `host` is the public name of our registry, which signatures speak of.
+
+    `at_once` is how many blobs of a run may be on their way, whatever the rule says, where the source sees to that.
+    """
 
     def __init__(
         self,
@@ -124,6 +127,7 @@ class Replications:
         *,
         open_source: OpenSource,
         host: str = "localhost",
+        at_once: int | None = None,
     ) -> None:
         self._database = database
         self._runs = runs
@@ -133,6 +137,7 @@ class Replications:
         self._clock = clock
         self._open_source = open_source
         self._host = host
+        self._most_at_once = at_once
         self._limits = runs.limits
         self._memory = Memory()
 
@@ -206,6 +211,33 @@ class Replications:
             with contextlib.suppress(RunInterrupted):  # it has just ended, or is not ours any more
                 await self._release(run, report, lag)
             raise
+
+    async def carry_out_pull(self, run: Run, tell: Tell) -> Run:
+        """Work on a claimed run that somebody waits for, whatever its rule's window; it is not tried again by itself.
+
+        Cancelled, it lets anybody else go on. Raises RunInterrupted when it is not ours any more.
+        """
+        report, lag = Report(before=run.report), Lag(is_whole=False)
+        try:
+            return await self._carry_out(run, report, lag, tell, is_here=True)
+        except asyncio.CancelledError:
+            with contextlib.suppress(RunInterrupted):
+                await self._release(run, report, lag)
+            raise
+
+    def over(self, open_source: OpenSource, *, at_once: int) -> "Replications":
+        """The same, with sources that are opened in another way."""
+        return Replications(
+            self._database,
+            self._runs,
+            self._rulebook,
+            self._registry,
+            self._uploads,
+            self._clock,
+            open_source=open_source,
+            host=self._host,
+            at_once=at_once,
+        )
 
     async def _carry_out(self, run: Run, report: Report, lag: Lag, tell: Tell, *, is_here: bool) -> Run:
         def hear(event: Event) -> None:
@@ -331,7 +363,7 @@ class Replications:
         return await Selection(source, self._registry, rule, self._memory).sort(found)
 
     def _at_once(self, rule: Rule) -> int:
-        return rule.options.concurrency or self._limits.concurrency
+        return self._most_at_once or rule.options.concurrency or self._limits.concurrency
 
     async def _beat(self, run: Run, report: Report, lag: Lag, changed: asyncio.Event) -> None:
         """Show life, and how far the run is, until cancelled. Raises RunInterrupted when it is not ours any more."""

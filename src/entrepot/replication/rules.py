@@ -20,6 +20,7 @@ _MAX_RULES = 1000
 _REPOSITORY = "{repository}"
 _FIELDS = frozenset(
     {"source", "repositories", "tags", "platforms", "media_types", "target", "referrers", "trust", "sign"}
+    | {"pull_through"}
 )
 # Part of the format, but not acted on by this version: to pass over them would copy other things than was written.
 _NOT_YET_OF_RULES = frozenset({"deletions"})
@@ -30,7 +31,7 @@ class Rule:
     """What to copy from a source, and under which names.
 
     With `follow`, signatures and other referrers come along; `trust` says whose signature a tag must have, `sign` by
-    which key it is signed here.
+    which key it is signed here. With `pull_through`, what is asked for and not here yet is fetched at once.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Rule:
     follow: bool = True
     trust: TrustSpec | None = None
     sign: SignSpec | None = None
+    pull_through: bool = False
     options: RunOptions = field(default_factory=RunOptions)
     picks: TagPicks = field(default_factory=TagPicks)
     platforms: Platforms | None = None
@@ -66,6 +68,7 @@ class Rule:
             follow=_parse_referrers(fields.get("referrers"), f"{where}.referrers"),
             trust=None if fields.get("trust") is None else TrustSpec.parse(fields["trust"], f"{where}.trust"),
             sign=None if fields.get("sign") is None else SignSpec.parse(fields["sign"], f"{where}.sign"),
+            pull_through=_parse_switch(fields.get("pull_through"), f"{where}.pull_through"),
             options=RunOptions.parse(fields, where),
             picks=picks,
             platforms=None if platforms is None else Platforms.parse(platforms, f"{where}.platforms"),
@@ -99,6 +102,21 @@ class Rule:
         except NameInvalid as error:
             raise RuleInvalid(f"rules.{self.name}.target: for {repository}: {error}") from error
 
+    def origin_of(self, target: RepositoryName) -> RepositoryName | None:
+        """The repository at the source whose content goes to `target`, None when the rule copies nothing there."""
+        before, is_open, after = self.target.partition(_REPOSITORY)
+        if not is_open:
+            names = self.literal_repositories() or []
+            return names[0] if names and target.value == self.target else None
+        inner = target.value.removeprefix(before).removesuffix(after)
+        try:
+            origin = RepositoryName.parse(inner)
+        except NameInvalid:
+            return None
+        # Whatever the template: it must lead back to where we came from.
+        is_same = self.target.replace(_REPOSITORY, origin.value) == target.value
+        return origin if is_same and self.selects(origin) else None
+
     def to_document(self) -> dict[str, Any]:
         """As in replication.yaml, without the name."""
         document: dict[str, Any] = {
@@ -117,6 +135,8 @@ class Rule:
             document["trust"] = self.trust.to_document()
         if self.sign is not None:
             document["sign"] = self.sign.to_document()
+        if self.pull_through:
+            document["pull_through"] = True
         return document | self.options.to_document()
 
     def targets(self) -> Iterator[Glob]:
@@ -175,6 +195,12 @@ def _parse_referrers(value: object, where: str) -> bool:
     if value is not None and value != "follow" and value != "none":  # noqa: PLR1714 - it may be a list
         raise RuleInvalid(f"{where}: must be follow or none")
     return value != "none"
+
+
+def _parse_switch(value: object, where: str) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise RuleInvalid(f"{where}: must be true or false")
+    return value is True
 
 
 def _parse_repositories(value: object, where: str) -> tuple[Glob, ...]:

@@ -1,4 +1,4 @@
-"""Replication runs that wait, are scheduled, cancelled or asked for by pushes; what became of each tag; parts of blobs.
+"""Replication runs that wait, are scheduled, cancelled or asked for by pushes or pulls; what became of each tag.
 
 Revision: 0004
 Previous: 0003
@@ -60,12 +60,47 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("repository", "digest", name=op.f("pk_replication_transfers")),
         sa.UniqueConstraint("upload_id", name=op.f("uq_replication_transfers_upload_id")),
     )
+    _create_pulls()
     op.create_table(
         "replication_totals",
         sa.Column("subject", text(80), nullable=False),
         sa.Column("name", text(40), nullable=False),
         sa.Column("amount", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("subject", "name", name=op.f("pk_replication_totals")),
+    )
+
+
+def _create_pulls() -> None:
+    op.create_table(
+        "replication_pulls",
+        sa.Column("run_id", text(36), nullable=False),
+        sa.Column("repository", text(255), nullable=False),
+        sa.Column("tag", text(128), nullable=False),
+        sa.Column("digest", text(140), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["run_id"], ["replication_runs.id"], name=op.f("fk_replication_pulls_run_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("run_id", name=op.f("pk_replication_pulls")),
+        sa.UniqueConstraint("repository", "tag", name=op.f("uq_replication_pulls_repository_tag")),
+    )
+    op.create_table(
+        "replication_arrivals",
+        sa.Column("run_id", text(36), nullable=False),
+        sa.Column("digest", text(140), nullable=False),
+        sa.Column("repository", text(255), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("media_type", text(255), nullable=True),
+        sa.Column("content", sa.LargeBinary(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["run_id"], ["replication_pulls.run_id"], name=op.f("fk_replication_arrivals_run_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("run_id", "digest", name=op.f("pk_replication_arrivals")),
+    )
+    op.create_index(
+        op.f("ix_replication_arrivals_repository_digest"),
+        "replication_arrivals",
+        ["repository", "digest"],
+        unique=False,
     )
 
 
