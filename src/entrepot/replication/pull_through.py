@@ -71,7 +71,7 @@ _log = structlog.stdlib.get_logger(__name__)
 class PullThroughLimits:
     """What pull-through may take, each in one process.
 
-    A source is asked for so many tags at once, each for `look_up_seconds`; a client waits `answer_seconds` for a
+    Each source is asked for so many tags at once, each for `look_up_seconds`; a client waits `answer_seconds` for a
     manifest, and `blob_seconds` for the first byte of a blob. What a source does not have is remembered for
     `missing_seconds`, what it may not publish for `refused_seconds`, and that it does not answer for `away_seconds`. An
     account may ask a source in vain so often a minute. A run without a sign of life for `silence` is taken over.
@@ -119,7 +119,7 @@ class PullThrough:
         self._limits = limits or PullThroughLimits()
         self._rules: Cache[str, Rules] = Cache(1000, signals.is_current)
         self._remembered = _Remembered()
-        self._look_ups = asyncio.Semaphore(self._limits.look_ups)
+        self._look_ups: dict[str, asyncio.Semaphore] = {}
         self._questions: dict[tuple[RepositoryName, Tag], asyncio.Task[StoredManifest | None]] = {}
         self._flights: dict[str, tuple[Flight, asyncio.Task[None]]] = {}
         self._waiting = 0
@@ -321,11 +321,11 @@ class PullThrough:
 
     async def _look_up(self, wanted: Wanted) -> Manifest:
         """What the tag names at the source now. Raises SourceError."""
-        if self._remembered.count(("source", wanted.spec.name)):
-            raise FetchUnfinished(
-                f"{wanted.name}:{wanted.tag} is not here yet, and its source did not answer; try again in a moment"
-            )
-        async with self._look_ups:
+        async with self._look_ups.setdefault(wanted.spec.name, asyncio.Semaphore(self._limits.look_ups)):
+            if self._remembered.count(("source", wanted.spec.name)):
+                raise FetchUnfinished(
+                    f"{wanted.name}:{wanted.tag} is not here yet, and its source did not answer; try again in a moment"
+                )
             try:
                 async with asyncio.timeout(self._limits.look_up_seconds), self._open_source(wanted.spec) as source:
                     return await source.get_manifest(wanted.origin, wanted.tag)

@@ -17,7 +17,7 @@ import fcntl
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import structlog
@@ -60,11 +60,15 @@ class Spools:
         return Spool(path, descriptor)
 
     def find(self, digest: Digest, writer: str, size: int) -> "Arrival | None":
-        """What `writer` has fetched so far of a blob of `size` bytes; None where it is not on this machine."""
+        """What `writer` fetches of a blob of `size` bytes; None where it does not, or not on this machine."""
         try:
-            return Arrival(os.open(self._path(digest, writer), os.O_RDONLY | os.O_CLOEXEC), digest, size)
+            descriptor = os.open(self._path(digest, writer), os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
+        if _is_written(descriptor):
+            return Arrival(descriptor, digest, size)
+        os.close(descriptor)
+        return None
 
     def sweep(self) -> None:
         """Remove what processes left that are gone."""
@@ -146,7 +150,7 @@ class Arrival:
         """Let go of it."""
         os.close(self._descriptor)
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
         """All of it, as it comes. Raises ArrivalBroken instead of the last byte when it did not come whole."""
         sent, moved_at = 0, time.monotonic()
         try:

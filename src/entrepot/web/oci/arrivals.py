@@ -3,6 +3,8 @@
 Nothing here is called for what is here, nor before it was decided that the sender may have it.
 """
 
+from contextlib import aclosing
+
 from entrepot.access.plans import TagLimits
 from entrepot.access.scopes import Action
 from entrepot.accounts.limits import Limiter
@@ -67,8 +69,9 @@ class Arrivals:
         await exchange.send({"type": "http.response.start", "status": 200, "headers": headers})
         if not isinstance(arriving, int):
             self._usage.count_content(exchange.principal, exchange.name.value, str(digest), size)
-            async for piece in arriving.pieces():
-                await exchange.request.send_piece(exchange.send, piece)
+            async with aclosing(arriving.pieces()) as pieces:
+                async for piece in pieces:
+                    await exchange.request.send_piece(exchange.send, piece)
         await exchange.send({"type": "http.response.body", "body": b""})
 
     async def leads_to(self, name: RepositoryName, digest: Digest, limits: TagLimits) -> bool:
