@@ -240,6 +240,7 @@ def build_parts(settings: Settings) -> Parts:
             runs,
             replications,
             registry,
+            uploads,
             utc_now,
             open_source=sources.open,
             spools=Spools(settings.data / "arriving"),

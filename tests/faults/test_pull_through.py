@@ -8,6 +8,7 @@ import base64
 import contextlib
 import json
 import os
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -30,7 +31,8 @@ from entrepot.settings import Settings
 from tests.support.content import Image, index_of
 from tests.support.hostile import Gate, HostileRegistry, serving
 from tests.support.programs import Entrepot, Process, require, run
-from tests.support.served import TESTER
+from tests.support.served import TESTER, RegistryClient, serve
+from tests.support.servers import PostgreSql
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -48,7 +50,7 @@ RULE = {"source": "internal", "repositories": ["smm/*"], "tags": {"include": ["v
 KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
 PEM = KEY.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
 SIGNED = {"repositories": ["vendor/*"], "target": "smm/of/{repository}", "trust": {"cosign": {"keys": [PEM]}}}
-LARGE = 3_000_000
+LARGE, PART = 3_000_000, 1024 * 1024
 PATIENCE_SECONDS = 60
 
 
@@ -145,6 +147,8 @@ async def prepare(data: Path, source: str) -> dict[str, tuple[str, str]]:
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     program = Entrepot(tmp_path_factory.mktemp("pull") / "data")
     connector = aiohttp.TCPConnector(force_close=True, limit=0)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("ENTREPOT_REPLICATION__PART_BYTES", str(PART))
     async with serving() as source, aiohttp.ClientSession(connector=connector) as http:
         world = World(program, source, await prepare(program.data, source.url), http)
         await world.start()
@@ -152,6 +156,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
             yield world
         finally:
             await asyncio.to_thread(world.stack.close)
+            patch.undo()
 
 
 @pytest.fixture(autouse=True)
@@ -330,19 +335,35 @@ async def test_a_tag_that_no_source_has_is_asked_for_once(world: World) -> None:
 
 async def test_a_killed_fetch_leaves_nothing_and_is_taken_over(world: World) -> None:
     image = world.source.put_image(API, "v1-killed", Image(layer=os.urandom(LARGE)))
-    gate = Gate(world.source, image.layer)
+    gate = Gate(world.source, image.layer, first=LARGE // 2)
+    starts: list[int] = []
+
+    async def misbehave(request: web.Request) -> web.StreamResponse | None:
+        if str(Digest.of(image.layer)) in request.path:
+            starts.append(request.http_range.start or 0)
+        return await gate.misbehave(request)
+
+    async def has_part() -> bool:
+        with contextlib.closing(sqlite3.connect(world.program.data / "entrepot.db")) as connection:
+            sizes = connection.execute("SELECT MAX(size_bytes) FROM uploads").fetchone()
+        return (sizes[0] or 0) >= PART
+
+    world.source.misbehave = misbehave
     assert (await world.get(f"{API}/manifests/v1-killed"))[1] == image.manifest
-    async with world.call(f"{API}/blobs/{Digest.of(image.layer)}") as answer:
-        await answer.content.readexactly(1000)
+    path = f"{API}/blobs/{Digest.of(image.layer)}"
+    async with world.call(path) as answer:
+        assert await answer.content.readexactly(LARGE // 3) == image.layer[: LARGE // 3]
+        await eventually(has_part)
         await world.kill()
         with contextlib.suppress(aiohttp.ClientError):
             await answer.read()
             pytest.fail("a complete answer")
     assert str(Digest.of(image.layer)) not in world.program.recorded_blobs()
-    gate.opened.set()
     await world.start()
     assert not await world.is_here("v1-killed")
+    gate.opened.set()
     assert await world.blob(image.layer) == image.layer
+    assert [start >= PART for start in starts] == [False, True]
     assert (await world.get(f"{API}/manifests/v1-killed"))[1] == image.manifest
     await world.arrive("v1-killed")
     ended = await world.latest_run()
@@ -366,3 +387,61 @@ async def test_a_source_that_is_away_keeps_nobody_from_what_is_here(world: World
     assert {status for status, _ in answers} == {503}
     assert "try again in a moment" in answers[0][1].decode()
     assert 1 <= len(world.source.seen) - seen <= 16
+
+
+async def test_machines_that_share_a_database_fetch_once_and_both_answer(
+    postgresql_server: PostgreSql, tmp_path: Path
+) -> None:
+    images = [Image(layer=os.urandom(200_000)) for _ in range(2)]
+    settings = {"database_url": postgresql_server.create_migrated(), "storage_url": f"file://{tmp_path}/blobs"}
+    settings |= {"secret_key": "0123456789abcdef" * 2}
+    async with (
+        serving() as source,
+        serve(tmp_path / "one", **settings) as one,
+        serve(tmp_path / "other", **settings) as other,
+    ):
+        source.put_index(API, "v1", *images)
+        gate = Gate(source, images[0].layer)
+        document = {"sources": {"internal": {"type": "oci", "url": source.url}}, "rules": {"smm": RULE}}
+        await one.parts.rulebook.apply(parse_rule_file(document), TESTER)
+        credential = await one.issue("free")
+        clients = [RegistryClient(machine.http, credential) for machine in (one, other)]
+        answers = [await client.call("GET", f"/v2/{API}/manifests/v1") for client in clients]
+        assert [answer.content for answer in answers] == [index_of(*images)] * 2
+        for image in images:
+            answer = await clients[1].call("GET", f"/v2/{API}/manifests/{image.digest}")
+            assert answer.content == image.manifest
+        asking = [
+            asyncio.create_task(client.call("GET", f"/v2/{API}/blobs/{Digest.of(image.layer)}"))
+            for client in clients
+            for image in images
+        ]
+        await asyncio.wait_for(gate.reached.wait(), PATIENCE_SECONDS)
+        gate.opened.set()
+        assert [(await task).content for task in asking] == [image.layer for image in images] * 2
+        assert source.count("GET", "/manifests/v1") == 1
+        assert {source.count("GET", str(Digest.of(image.layer))) for image in images} == {1}
+
+        async def is_here() -> bool:
+            return (await clients[1].call("GET", f"/v2/{API}/tags/list")).status_code == 200
+
+        await eventually(is_here)
+
+
+async def test_a_server_that_stops_lets_another_go_on(postgresql_server: PostgreSql, tmp_path: Path) -> None:
+    image = Image(layer=os.urandom(200_000))
+    settings = {"database_url": postgresql_server.create_migrated(), "storage_url": f"file://{tmp_path}/blobs"}
+    settings |= {"secret_key": "0123456789abcdef" * 2}
+    async with serving() as source, serve(tmp_path / "one", **settings) as one:
+        source.put_image(API, "v1", image)
+        document = {"sources": {"internal": {"type": "oci", "url": source.url}}, "rules": {"smm": RULE}}
+        await one.parts.rulebook.apply(parse_rule_file(document), TESTER)
+        client = RegistryClient(one.http, await one.issue("free"))
+        gate = Gate(source, image.layer)
+        async with serve(tmp_path / "stopping", **settings) as stopping:
+            leaving = RegistryClient(stopping.http, client.credential)
+            assert (await leaving.call("GET", f"/v2/{API}/manifests/v1")).content == image.manifest
+            await asyncio.wait_for(gate.reached.wait(), PATIENCE_SECONDS)
+        gate.opened.set()
+        answer = await client.call("GET", f"/v2/{API}/blobs/{Digest.of(image.layer)}")
+        assert (answer.status_code, answer.content) == (200, image.layer)

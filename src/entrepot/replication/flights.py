@@ -28,6 +28,7 @@ from entrepot.replication.runs import Run, Runs
 from entrepot.replication.source import Source, TagEntry
 from entrepot.replication.source_specs import SourceSpec
 from entrepot.replication.spools import Spool, Spools
+from entrepot.replication.transfers import Transfers
 from entrepot.storage.database import Database
 
 # What a tag may lead to for its parts to be had before it is here. Real indexes have some 40 manifests.
@@ -65,6 +66,7 @@ class Flight:
         database: Database,
         runs: Runs,
         replications: Replications,
+        transfers: Transfers,
         spools: Spools,
         open_source: OpenSource,
     ) -> None:
@@ -72,6 +74,7 @@ class Flight:
         self.wanted = wanted
         self._database = database
         self._runs = runs
+        self._transfers = transfers
         self._spools = spools
         self._open_source = open_source
         self._replications = replications.over(self._open_watched, at_once=_WAITING_BLOBS)
@@ -204,18 +207,30 @@ class Flight:
             finally:
                 self._source = None
 
-    def begin_file(self, blob: Descriptor, start: int) -> Spool | None:
-        """A file that the blob is written to as it comes; None where nobody asks for it, or its start came before."""
+    async def begin_file(self, blob: Descriptor, start: int) -> Spool | None:
+        """A file that the blob is written to as it comes, behind the `start` bytes that came before; None: none."""
         if blob.digest in self._files:  # it was begun before, and broke off
             self._end_file(blob.digest, is_judged=False)
-        if start or blob.digest not in self.awaited:
+        if blob.digest not in self.awaited:
             return None
         try:
             spool = self._files[blob.digest] = self._spools.begin(blob.digest, self.run.runner or "")
         except OSError as error:
             _log.warning("pulled blob not sent on", problem=str(error))
             return None
+        if start:
+            await self._fill(spool, blob, start)
         return spool
+
+    async def _fill(self, spool: Spool, blob: Descriptor, start: int) -> None:
+        written = 0
+        try:
+            async for piece in spool.tee(self._transfers.read_received(self.wanted.name, blob.digest)):
+                written += len(piece)
+        except EntrepotError as error:
+            _log.warning("pulled blob not sent on", problem=str(error))
+        if written != start:
+            spool.give_up()
 
     def _end_file(self, digest: Digest, *, is_judged: bool) -> None:
         spool = self._files.pop(digest)
@@ -284,8 +299,8 @@ class _Watched:
             if self._flight.announcing is not None:
                 await self._announced()
                 await stack.enter_async_context(self._flight.turns.turn(blob.digest))
+            spool = await self._flight.begin_file(blob, start)
             pieces = await stack.enter_async_context(self._source.open_blob(repository, blob, start))
-            spool = self._flight.begin_file(blob, start)
             yield pieces if spool is None else spool.tee(pieces)
 
     async def _announced(self) -> None:

@@ -34,6 +34,7 @@ from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Manifest
 from entrepot.oci.reference import Reference, RepositoryName, Tag, subject_of
 from entrepot.registry.service import Registry, StoredManifest
+from entrepot.registry.uploads import Uploads
 from entrepot.replication import pull_records
 from entrepot.replication.flights import Flight, Wanted
 from entrepot.replication.listing import Spot
@@ -44,6 +45,7 @@ from entrepot.replication.rules import Rule
 from entrepot.replication.runs import Runs
 from entrepot.replication.source_specs import SourceSpec
 from entrepot.replication.spools import Arrival, Spools
+from entrepot.replication.transfers import Transfers
 from entrepot.storage.blobs import OpenBlob
 from entrepot.storage.cache import Cache
 from entrepot.storage.clock import Clock
@@ -101,6 +103,7 @@ class PullThrough:
         runs: Runs,
         replications: Replications,
         registry: Registry,
+        uploads: Uploads,
         clock: Clock,
         *,
         open_source: OpenSource,
@@ -113,6 +116,8 @@ class PullThrough:
         self._runs = runs
         self._replications = replications
         self._registry = registry
+        # Only to read what came before: each run makes its own to bring more.
+        self._transfers = Transfers(database, registry, uploads)
         self._clock = clock
         self._open_source = open_source
         self._spools = spools
@@ -348,6 +353,7 @@ class PullThrough:
             self._database,
             self._runs,
             self._replications,
+            self._transfers,
             self._spools,
             self._open_source,
         )

@@ -75,6 +75,8 @@ class Rule:
             kinds=None if kinds is None else Kinds.parse(kinds, f"{where}.media_types"),
         )
         rule._verify_target(f"{where}.target")
+        if rule.pull_through and rule.target.count(_REPOSITORY) > 1:
+            raise RuleInvalid(f"{where}.pull_through: where {_REPOSITORY} is but once in target, or not at all")
         return rule
 
     def selects(self, repository: RepositoryName) -> bool:

@@ -11,6 +11,7 @@ from entrepot.accounts.limits import Limiter
 from entrepot.accounts.usage import UsageCounter
 from entrepot.errors import (
     EntrepotError,
+    FetchUnfinished,
     PullLimitExceeded,
     RangeNotSatisfiable,
     ScopeInsufficient,
@@ -198,7 +199,8 @@ class OciFace:
         if request.has_body:
             # What is left of the body is not read, so the connection cannot serve another request.
             headers.append((b"connection", b"close"))
-        if status >= 500:  # noqa: PLR2004
+        # A source that is away was noted once, and not for each client that waited for it.
+        if status >= 500 and not isinstance(error, FetchUnfinished):  # noqa: PLR2004
             log.error("request_failed", path=request.path, method=request.method, error=str(error), exc_info=error)
         message = self._refusals.tell(request.scope, error, request.scope.get("entrepot.repository", ""))
         await send_json(send, status, error_document(code, message), headers, is_head=request.method == "HEAD")
