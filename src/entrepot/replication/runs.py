@@ -232,7 +232,7 @@ class Runs:
                 return None
             return self._take(connection, row | {"tries": 0, "seen_at": None}, now)
 
-        return await self._signals.commit(work)
+        return await self._database.write(work)
 
     async def forget_pull(self, run: Run) -> None:
         """A run that fetched a tag has ended, one way or another."""

@@ -27,7 +27,7 @@ from entrepot.oci.digest import Digest
 
 _PIECE_BYTES = 1024 * 1024
 # How often a file is looked at whose writer is not quicker than its reader.
-_POLL_SECONDS = 0.02
+_POLL_SECONDS, _MOST_POLL_SECONDS = 0.02, 0.2
 # Longer than a source is waited for.
 _STALL_SECONDS = 600
 # What is younger may be about to be locked.
@@ -60,12 +60,12 @@ class Spools:
         return Spool(path, descriptor)
 
     def find(self, digest: Digest, writer: str, size: int) -> "Arrival | None":
-        """What `writer` fetches of a blob of `size` bytes; None where it does not, or not on this machine."""
+        """What `writer` fetches of a blob of `size` bytes; None where nothing has come, or not on this machine."""
         try:
             descriptor = os.open(self._path(digest, writer), os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
-        if _is_written(descriptor):
+        if os.fstat(descriptor).st_size and _is_written(descriptor):
             return Arrival(descriptor, digest, size)
         os.close(descriptor)
         return None
@@ -152,7 +152,7 @@ class Arrival:
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """All of it, as it comes. Raises ArrivalBroken instead of the last byte when it did not come whole."""
-        sent, moved_at = 0, time.monotonic()
+        sent, moved_at, wait = 0, time.monotonic(), _POLL_SECONDS
         try:
             while sent < self.size:
                 # In this order: what is written before the lock goes is seen after it went.
@@ -165,12 +165,13 @@ class Arrival:
                 if until > sent:
                     piece = await asyncio.to_thread(os.pread, self._descriptor, min(_PIECE_BYTES, until - sent), sent)
                     if piece:
-                        sent, moved_at = sent + len(piece), time.monotonic()
+                        sent, moved_at, wait = sent + len(piece), time.monotonic(), _POLL_SECONDS
                         yield piece
                         continue
                 if time.monotonic() - moved_at > _STALL_SECONDS:
                     raise ArrivalBroken(f"blob {self._digest} does not arrive from its source; try again")
-                await asyncio.sleep(_POLL_SECONDS)
+                await asyncio.sleep(wait)
+                wait = min(wait * 1.5, _MOST_POLL_SECONDS)
         finally:
             self.close()
 

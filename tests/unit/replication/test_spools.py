@@ -36,10 +36,15 @@ async def read(arrival: Arrival, into: bytearray) -> None:
         into += piece
 
 
-def find(spools: Spools) -> Arrival:
-    arrival = spools.find(DIGEST, "runner", len(CONTENT))
-    assert arrival is not None
-    return arrival
+async def find(spools: Spools) -> Arrival:
+    found: list[Arrival] = []
+
+    async def is_found() -> bool:
+        found.extend(filter(None, [spools.find(DIGEST, "runner", len(CONTENT))]))
+        return bool(found)
+
+    await eventually(is_found)
+    return found[0]
 
 
 async def end(spool: Spool, *, is_judged: bool) -> None:
@@ -63,13 +68,14 @@ async def test_readers_get_what_has_come_and_the_last_byte_when_it_was_judged(tm
     spool = spools.begin(DIGEST, "runner")
     copying = asyncio.create_task(copy(spool, source))
     first, late = bytearray(), bytearray()
-    reading = asyncio.create_task(read(find(spools), first))
+    assert spools.find(DIGEST, "runner", len(CONTENT)) is None  # nothing has come
     source.queue.put_nowait(CONTENT[:100_000])
+    reading = asyncio.create_task(read(await find(spools), first))
     await until_has(first, 100_000)
     source.queue.put_nowait(CONTENT[100_000:])
     source.queue.put_nowait(b"")
     assert await copying == CONTENT
-    arrival = find(spools)
+    arrival = await find(spools)
     await until_has(first, len(CONTENT) - 1)
     await asyncio.sleep(0.1)
     assert len(first) == len(CONTENT) - 1
@@ -89,7 +95,7 @@ async def test_what_was_not_judged_good_is_broken_off(tmp_path: Path, size: int)
     source.queue.put_nowait(b"")
     await copy(spool, source)
     got = bytearray()
-    reading = asyncio.create_task(read(find(spools), got))
+    reading = asyncio.create_task(read(await find(spools), got))
     await until_has(got, size - 1)
     await end(spool, is_judged=False)
     with pytest.raises(ArrivalBroken):
@@ -114,13 +120,15 @@ async def test_what_its_writer_left_is_found_by_nobody_and_swept(tmp_path: Path)
 async def test_a_file_that_cannot_grow_ends_what_is_sent_on_and_not_the_fetch(tmp_path: Path) -> None:
     spools, source = Spools(tmp_path), Source()
     spool = spools.begin(DIGEST, "runner")
-    arrival = find(spools)
-    source.queue.put_nowait(CONTENT)
-    source.queue.put_nowait(b"")
+    source.queue.put_nowait(CONTENT[:50_000])
+    copying = asyncio.create_task(copy(spool, source))
+    arrival = await find(spools)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        assert await copy(spool, source) == CONTENT
+        source.queue.put_nowait(CONTENT[50_000:])
+        source.queue.put_nowait(b"")
+        assert await copying == CONTENT
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     await end(spool, is_judged=True)

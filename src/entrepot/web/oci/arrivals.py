@@ -66,10 +66,16 @@ class Arrivals:
             (b"accept-ranges", b"bytes"),
             (b"content-length", b"%d" % size),
         ]
-        await exchange.send({"type": "http.response.start", "status": 200, "headers": headers})
-        if not isinstance(arriving, int):
-            self._usage.count_content(exchange.principal, exchange.name.value, str(digest), size)
+        start = {"type": "http.response.start", "status": 200, "headers": headers}
+        if isinstance(arriving, int):
+            await exchange.send(start)
+        else:
             async with aclosing(arriving.pieces()) as pieces:
+                # Once the answer has begun, it could only be broken off.
+                first = await anext(pieces)
+                self._usage.count_content(exchange.principal, exchange.name.value, str(digest), size)
+                await exchange.send(start)
+                await exchange.request.send_piece(exchange.send, first)
                 async for piece in pieces:
                     await exchange.request.send_piece(exchange.send, piece)
         await exchange.send({"type": "http.response.body", "body": b""})
