@@ -26,9 +26,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from entrepot.access.plans import parse_plans
 from entrepot.bootstrap import build_parts, close_parts
 from entrepot.oci.digest import Digest
+from entrepot.oci.media_types import OCI_MANIFEST
 from entrepot.replication.rules import parse_rule_file
 from entrepot.settings import Settings
-from tests.support.content import Image, index_of
+from tests.support.content import Image, descriptor, index_of
 from tests.support.hostile import Gate, HostileRegistry, serving
 from tests.support.programs import Entrepot, Process, require, run
 from tests.support.served import TESTER, RegistryClient, serve
@@ -163,6 +164,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
 def behaving(world: World) -> None:
     """A source that does what it should, and has seen nothing yet."""
     world.source.misbehave = None
+    world.source.has_referrers = False
     world.source.seen.clear()
 
 
@@ -196,6 +198,9 @@ async def test_a_real_client_pulls_what_is_not_here(world: World, tmp_path: Path
 
 async def test_bytes_are_sent_on_before_the_source_has_sent_them_all(world: World) -> None:
     image = world.source.put_image(API, "v1-slow", Image(layer=os.urandom(LARGE)))
+    world.source.has_referrers = True
+    referrer = json.loads(image.manifest) | {"layers": [], "subject": descriptor(OCI_MANIFEST, image.manifest)}
+    signature = world.source.put_manifest(API, json.dumps(referrer).encode(), OCI_MANIFEST)
     gate = Gate(world.source, image.layer, first=LARGE // 2)
     assert (await world.get(f"{API}/manifests/v1-slow"))[1] == image.manifest
     assert not await world.is_here("v1-slow")
@@ -205,7 +210,7 @@ async def test_bytes_are_sent_on_before_the_source_has_sent_them_all(world: Worl
     async with world.call(path) as one, world.call(path) as other:
         half = LARGE // 3
         assert await one.content.readexactly(half) == await other.content.readexactly(half) == image.layer[:half]
-        # What has no scope to stream, waits: a part of it; and what belongs to what is on its way.
+        # What belongs to it comes last, and is waited for.
         waiting = asyncio.create_task(world.get(f"{API}/referrers/{image.digest}"))
         assert (await world.get(path, "HEAD"))[0] == 200
         assert (await world.get(path, "HEAD", "publisher"))[0] == 404
@@ -213,7 +218,7 @@ async def test_bytes_are_sent_on_before_the_source_has_sent_them_all(world: Worl
         assert not gate.opened.is_set()
         gate.opened.set()
         assert await one.read() == await other.read() == image.layer[half:]
-    assert (await waiting)[0] == 200
+    assert [entry["digest"] for entry in json.loads((await waiting)[1])["manifests"]] == [signature]
     await world.arrive("v1-slow")
     assert world.source.count("GET", str(Digest.of(image.layer))) == 1
 
