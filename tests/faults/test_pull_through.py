@@ -26,10 +26,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from entrepot.access.plans import parse_plans
 from entrepot.bootstrap import build_parts, close_parts
 from entrepot.oci.digest import Digest
-from entrepot.oci.media_types import OCI_MANIFEST
+from entrepot.oci.media_types import OCI_INDEX, OCI_MANIFEST
 from entrepot.replication.rules import parse_rule_file
 from entrepot.settings import Settings
-from tests.support.content import Image, descriptor, index_of
+from tests.support.content import Image, descriptor, image_for, index_of, platform_index
 from tests.support.hostile import Gate, HostileRegistry, serving
 from tests.support.programs import Entrepot, Process, require, run
 from tests.support.served import TESTER, RegistryClient, serve
@@ -47,10 +47,18 @@ PLANS = {
     "tight": {"grants": [PULL], "limits": {"pulls_per_hour": 1}},
     "publisher": {"grants": [{"repositories": ["**"], "actions": ["pull", "push"]}]},
 }
+AMD, ARM = "linux/amd64", "linux/arm64"
 RULE = {"source": "internal", "repositories": ["smm/*"], "tags": {"include": ["v*"]}, "pull_through": True}
 KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
 PEM = KEY.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
 SIGNED = {"repositories": ["vendor/*"], "target": "smm/of/{repository}", "trust": {"cosign": {"keys": [PEM]}}}
+PICKED = {
+    "repositories": ["picked/*"],
+    "target": "smm/{repository}",
+    "tags": {"include": ["v*"], "newest": {"count": 1, "by": "version"}},
+    "platforms": {"keep": [AMD], "rebuild": True},
+}
+SPARSE = {"repositories": ["sparse/*"], "target": "smm/{repository}", "platforms": [AMD]}
 LARGE, PART = 3_000_000, 1024 * 1024
 PATIENCE_SECONDS = 60
 
@@ -131,7 +139,7 @@ async def prepare(data: Path, source: str) -> dict[str, tuple[str, str]]:
     parts = build_parts(Settings(data=data))
     try:
         await parts.plans.apply(parse_plans({"plans": PLANS}), TESTER)
-        rules = {"smm": RULE, "signed": RULE | SIGNED}
+        rules = {"smm": RULE, "signed": RULE | SIGNED, "picked": RULE | PICKED, "sparse": RULE | SPARSE}
         document = {"sources": {"internal": {"type": "oci", "url": source}}, "rules": rules}
         await parts.rulebook.apply(parse_rule_file(document), TESTER)
         found = {}
@@ -277,6 +285,40 @@ async def test_what_is_not_signed_is_not_served_at_all(world: World) -> None:
     assert world.source.count("/vendor/api/manifests/v1-unsigned") > 0
     assert world.source.count("/blobs/") == 0
     assert await world.count("refused", "signed") >= 1
+
+
+@pytest.mark.parametrize("kind", ["picked", "sparse"])
+async def test_what_is_served_is_what_the_rule_makes_of_it(world: World, kind: str) -> None:
+    images = {platform: image_for(platform) for platform in (AMD, ARM)}
+    for image in images.values():
+        world.source.put_image(f"{kind}/api", image=image)
+    index = platform_index(images)
+    # It is not the newest, but it is what is asked for.
+    for tag in ("v2.0.0", "v1.0.0"):
+        world.source.put_manifest(f"{kind}/api", index, OCI_INDEX, tag)
+    gate = Gate(world.source, images[AMD].layer, first=100)
+    status, body = await world.get(f"smm/{kind}/api/manifests/v1.0.0")
+    children = [entry["digest"] for entry in json.loads(body)["manifests"]]
+    assert (status, body == index) == (200, kind == "sparse")
+    kept, others = str(images[AMD].digest), str(images[ARM].digest)
+    assert children == ([kept, others] if kind == "sparse" else [kept])
+    assert (await world.get(f"smm/{kind}/api/manifests/{Digest.of(body)}"))[1] == body
+    assert (await world.get(f"smm/{kind}/api/manifests/{kept}"))[1] == images[AMD].manifest
+    assert (await world.get(f"smm/{kind}/api/manifests/{others}"))[0] == 404
+    gate.opened.set()
+
+    async def list_tags() -> Any:
+        return json.loads((await world.get(f"smm/{kind}/api/tags/list"))[1]).get("tags")
+
+    async def is_here() -> bool:
+        return bool(await list_tags())
+
+    await eventually(is_here)
+    assert await list_tags() == ["v1.0.0"]
+    assert (await world.get(f"smm/{kind}/api/manifests/v1.0.0"))[1] == body
+    # What is for others alone is left out.
+    world.source.put_image(f"{kind}/api", "v3.0.0", image_for(ARM))
+    assert (await world.get(f"smm/{kind}/api/manifests/v3.0.0"))[0] == 404
 
 
 async def test_a_plan_of_some_tags_gets_what_an_allowed_tag_on_its_way_leads_to(world: World) -> None:

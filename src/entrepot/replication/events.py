@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from entrepot.errors import EntrepotError
 from entrepot.oci.digest import Digest
-from entrepot.oci.manifest import Descriptor
+from entrepot.oci.manifest import Descriptor, Manifest
 from entrepot.oci.reference import RepositoryName
 from entrepot.replication.companions import Companion
 from entrepot.replication.differences import Item, Route
@@ -108,9 +108,10 @@ class ItemStarted:
 
 @dataclass(frozen=True, slots=True)
 class ItemAdmitted:
-    """A tag was judged: what it names may be published, and is about to be copied."""
+    """A tag was judged: what it names may be published, or the `stand_in` for it, and is about to be copied."""
 
     item: Item
+    stand_in: Manifest | None = None
 
 
 @dataclass(frozen=True, slots=True)

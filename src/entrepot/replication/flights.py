@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from entrepot.errors import EntrepotError, RunInterrupted, SourceUnsupported
+from entrepot.errors import EntrepotError, RunInterrupted, SourceUnsupported, TagLeftOut
 from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Descriptor, Manifest
 from entrepot.oci.reference import Reference, RepositoryName, Tag
@@ -21,7 +21,7 @@ from entrepot.registry.service import StoredManifest
 from entrepot.replication import pull_records
 from entrepot.replication.concurrency import Turns, for_each
 from entrepot.replication.copy import MAX_DEPTH
-from entrepot.replication.events import BlobEnded, Event, ItemAdmitted, ItemFailed
+from entrepot.replication.events import BlobEnded, Event, ItemAdmitted, ItemFailed, ItemLeftOut
 from entrepot.replication.replications import OpenSource, Replications
 from entrepot.replication.rules import Rule
 from entrepot.replication.runs import Run, Runs
@@ -120,23 +120,25 @@ class Flight:
             self.turns.hurry(digest)
 
     def _tell_end(self, run: Run) -> None:
-        if run.status == "done":
-            self.first.set_result(None)
-        elif self._failure is not None:
+        if self._failure is not None:
             self.first.set_exception(self._failure)
+        elif run.status == "done":
+            self.first.set_result(None)
         else:
             problem = run.report.get("problem", {}).get("problem", "see the report of its run")
             self.first.set_exception(RunInterrupted(f"run {run.id} {run.status}: {problem}"))
 
     def _hear(self, event: Event) -> None:
         match event:
-            case ItemAdmitted(item):
+            case ItemAdmitted(item, stand_in):
                 if self.announcing is not None:  # the tag moved
                     self.announcing.cancel()
-                self.announcing = asyncio.create_task(self._announce(item.digest))
+                self.announcing = asyncio.create_task(self._announce(item.digest, stand_in))
                 self.announcing.add_done_callback(_look_at)
             case ItemFailed(_, error):
                 self._failure = error
+            case ItemLeftOut(_, reason):
+                self._failure = TagLeftOut(reason)
             case BlobEnded(blob, is_complete) if blob.digest in self._files:
                 self._end_file(blob.digest, is_judged=is_complete)
             case _:
@@ -144,10 +146,10 @@ class Flight:
 
     # What is told of it
 
-    async def _announce(self, digest: Digest) -> None:
-        """Say what the tag names, and all that it leads to."""
+    async def _announce(self, digest: Digest, stand_in: Manifest | None) -> None:
+        """Say what the tag names here, and all that it leads to."""
         try:
-            root = await self._read(digest)
+            root = stand_in or await self._read(digest)
             found = await self._explore(root)
         except EntrepotError as error:  # which the copying meets as well, or what is too large to be told
             _log.info("pull not served before it is here", tag=f"{self.wanted.name}:{self.wanted.tag}", why=str(error))
@@ -160,7 +162,9 @@ class Flight:
             rows.setdefault(str(blob.digest), row)
         run_id, name = self.run.id, self.wanted.name.value
         await self._database.write(
-            lambda connection: pull_records.insert_arrivals(connection, run_id, name, str(digest), list(rows.values()))
+            lambda connection: pull_records.insert_arrivals(
+                connection, run_id, name, str(root.digest), list(rows.values())
+            )
         )
         self.awaited = set(blobs)
         if not self.first.done():
@@ -169,9 +173,9 @@ class Flight:
             )
 
     async def _explore(self, root: Manifest) -> dict[Digest, Manifest]:
-        """A manifest, and all that it leads to. Raises SourceError."""
+        """A manifest, and all that it leads to and the rule keeps. Raises SourceError or ManifestInvalid."""
         found = {root.digest: root}
-        level = list(root.children)
+        level = self._list_kept(root)
         for _ in range(MAX_DEPTH):
             new = list({child.digest: child for child in level if child.digest not in found}.values())
             if len(found) + len(new) > MAX_MANIFESTS:
@@ -180,13 +184,20 @@ class Flight:
 
             async def read(child: Descriptor, below: list[Descriptor] = level) -> None:
                 manifest = found[child.digest] = await self._read(child.digest)
-                below.extend(manifest.children)
+                below.extend(self._list_kept(manifest))
                 if sum(one.size for one in found.values()) > MAX_MANIFEST_BYTES:
                     raise SourceUnsupported(f"its manifests have more than {MAX_MANIFEST_BYTES} bytes")
 
             await for_each(new, read, at_once=_MANIFESTS_AT_ONCE)
         self.manifests |= found
         return found
+
+    def _list_kept(self, manifest: Manifest) -> list[Descriptor]:
+        platforms = self.wanted.rule.platforms
+        if platforms is None or not manifest.is_index:
+            return list(manifest.children)
+        kept = platforms.kept(manifest)
+        return [child for child in manifest.children if child.digest in kept]
 
     async def _read(self, digest: Digest) -> Manifest:
         known = self.manifests.get(digest)

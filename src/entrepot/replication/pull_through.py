@@ -29,6 +29,7 @@ from entrepot.errors import (
     SourceError,
     SourceMissing,
     SourceUnsupported,
+    TagLeftOut,
 )
 from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Manifest
@@ -289,7 +290,7 @@ class PullThrough:
         try:
             async with asyncio.timeout(self._limits.answer_seconds):
                 return await self._fetch(wanted)
-        except (SourceMissing, SourceUnsupported, SignatureRefused) as error:
+        except (SourceMissing, SourceUnsupported, SignatureRefused, TagLeftOut) as error:
             is_missing = isinstance(error, SourceMissing)
             seconds = self._limits.missing_seconds if is_missing else self._limits.refused_seconds
             self._remembered.add((wanted.name, wanted.tag), seconds)
@@ -366,10 +367,8 @@ class PullThrough:
         except EntrepotError as error:
             self._note(flight.wanted, "interrupted", error)
         else:
-            if status == "done":
-                self._note(flight.wanted, "fetched", None)
-            elif flight.first.exception() is None:  # else whoever asked has noted it
-                self._note(flight.wanted, "broken", None)
+            if flight.first.exception() is None:  # else whoever asked has noted it
+                self._note(flight.wanted, "fetched" if status == "done" else "broken", None)
         finally:
             del self._flights[flight.run.id]
 

@@ -5,6 +5,7 @@ Copying is idempotent, so whoever takes a run over begins with the list and find
 
 import asyncio
 import contextlib
+import copy
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -111,10 +112,7 @@ class _Patience:
 
 
 class Replications:
-    """Does what rules say. `host` is the public name of our registry, which signatures speak of.
-
-    `at_once` is how many blobs of a run may be on their way, whatever the rule says, where the source sees to that.
-    """
+    """Does what rules say. `host` is the public name of our registry, which signatures speak of."""
 
     def __init__(
         self,
@@ -127,7 +125,6 @@ class Replications:
         *,
         open_source: OpenSource,
         host: str = "localhost",
-        at_once: int | None = None,
     ) -> None:
         self._database = database
         self._runs = runs
@@ -137,7 +134,7 @@ class Replications:
         self._clock = clock
         self._open_source = open_source
         self._host = host
-        self._most_at_once = at_once
+        self._most_at_once: int | None = None
         self._limits = runs.limits
         self._memory = Memory()
 
@@ -226,18 +223,10 @@ class Replications:
             raise
 
     def over(self, open_source: OpenSource, *, at_once: int) -> "Replications":
-        """The same, with sources that are opened in another way."""
-        return Replications(
-            self._database,
-            self._runs,
-            self._rulebook,
-            self._registry,
-            self._uploads,
-            self._clock,
-            open_source=open_source,
-            host=self._host,
-            at_once=at_once,
-        )
+        """The same, with sources that are opened in another way, and read so many blobs at once by themselves."""
+        other = copy.copy(self)
+        other._open_source, other._most_at_once = open_source, at_once  # noqa: SLF001 - it is one of us
+        return other
 
     async def _carry_out(self, run: Run, report: Report, lag: Lag, tell: Tell, *, is_here: bool) -> Run:
         def hear(event: Event) -> None:
@@ -281,7 +270,8 @@ class Replications:
                 raise WindowClosed(f"the window of rule {rule.name!r} has closed")
 
         async with self._open_source(spec) as source, _open_signer(rule) as signer:
-            found = await self._survey(source, rule, scope, tell)
+            # Who asks for a tag that matches waits for that one, whichever others the rule would pick.
+            found = await self._survey(source, rule, scope, tell, is_exact=run.cause == "pull")
             tell(Listed(found.items))
             for item, reason in found.left_out.items():
                 tell(ItemLeftOut(item, reason))
@@ -357,9 +347,11 @@ class Replications:
             selection=Selection(source, self._registry, rule, self._memory),
         )
 
-    async def _survey(self, source: Source, rule: Rule, scope: Sequence[Spot] | None, tell: Tell) -> Survey:
-        now = self._clock()
-        found = await survey(source, self._registry, rule, scope, tell, at_once=self._at_once(rule), now=now)
+    async def _survey(
+        self, source: Source, rule: Rule, scope: Sequence[Spot] | None, tell: Tell, *, is_exact: bool = False
+    ) -> Survey:
+        now, at_once = self._clock(), self._at_once(rule)
+        found = await survey(source, self._registry, rule, scope, tell, at_once=at_once, now=now, is_exact=is_exact)
         return await Selection(source, self._registry, rule, self._memory).sort(found)
 
     def _at_once(self, rule: Rule) -> int:
