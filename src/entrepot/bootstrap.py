@@ -54,10 +54,12 @@ from entrepot.registry.garbage import GarbageCollector
 from entrepot.registry.policies import Policies
 from entrepot.registry.service import Registry
 from entrepot.registry.uploads import Uploads
+from entrepot.replication.pull_through import PullThrough
 from entrepot.replication.replications import Replications
 from entrepot.replication.rulebook import Rulebook
 from entrepot.replication.runs import RunLimits, Runs
 from entrepot.replication.sources import Sources
+from entrepot.replication.spools import Spools
 from entrepot.settings import (
     MIN_SECRET_KEY_CHARACTERS,
     LogFormat,
@@ -124,6 +126,7 @@ class Parts:
     rulebook: Rulebook
     runs: Runs
     replications: Replications
+    pulls: PullThrough
     garbage: GarbageCollector
 
     async def start(self) -> None:
@@ -133,9 +136,11 @@ class Parts:
         self.throttle.start()
         self.api_keys.start()
         self.key_rates.start()
+        self.pulls.start()
 
     async def stop(self) -> None:
         """Write down and share what was counted, and end."""
+        await self.pulls.stop()
         await self.usage.stop()
         await self.limiter.stop()
         await self.throttle.stop()
@@ -188,6 +193,17 @@ def build_parts(settings: Settings) -> Parts:
     rechecks = Rechecks()
     limiter = Limiter(database, _open_counters(settings, database, capacity=_LIMITED), rechecks)
     throttle = _open_throttle(settings, database, keys)
+    sources = Sources()
+    replications = Replications(
+        database,
+        runs,
+        rulebook,
+        registry,
+        uploads,
+        utc_now,
+        open_source=sources.open,
+        host=settings.registry_host,
+    )
     parts = Parts(
         settings=settings,
         database=database,
@@ -216,15 +232,18 @@ def build_parts(settings: Settings) -> Parts:
         leaks=LeakedSecrets(signals, utc_now, keys, service=settings.registry_host),
         rulebook=rulebook,
         runs=runs,
-        replications=Replications(
+        replications=replications,
+        pulls=PullThrough(
             database,
-            runs,
+            signals,
             rulebook,
+            runs,
+            replications,
             registry,
             uploads,
             utc_now,
-            open_source=Sources().open,
-            host=settings.registry_host,
+            open_source=sources.open,
+            spools=Spools(settings.data / "arriving"),
         ),
         garbage=GarbageCollector(database, blobs, signals, utc_now, grace=grace, untagged=settings.gc.untagged),
     )
@@ -420,6 +439,7 @@ def build_app(parts: Parts) -> "Front":
         parts.limiter,
         visitors,
         refusals,
+        parts.pulls,
         realm=settings.effective_public_url + TOKEN_PATH,
         service=settings.registry_host,
         stall_seconds=settings.limits.stall_seconds,

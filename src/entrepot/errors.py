@@ -401,6 +401,14 @@ class StreamsExhausted(Unavailable):
     """As many clients follow runs as one process serves."""
 
 
+class FetchUnfinished(Unavailable):
+    """What was asked for is not here yet, and its source does not send it in time."""
+
+
+class ArrivalBroken(Unavailable):
+    """What was sent on while it arrived from its source did not arrive whole; what was sent of it is void."""
+
+
 class ClientGone(EntrepotError):
     """The client went away, or stalled, before its body was complete; nothing of it is kept."""
 

@@ -1,15 +1,21 @@
 """The server that clients talk to, and real content that reached it by replication from another registry."""
 
+import gzip
+import io
 import json
 import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from entrepot.oci import media_types
+from entrepot.oci.digest import Digest
 from tests.clients.tools import Client, Containerd, Docker, Helm, Podman, Skopeo
+from tests.support.content import CONFIG_TYPE, LAYER_TYPE, descriptor
 from tests.support.programs import Credential, Entrepot, docker_registry, require, run_well
 
 PLANS = {
@@ -17,8 +23,10 @@ PLANS = {
     "small": {"grants": [{"repositories": ["smm/**"], "actions": ["pull"]}], "limits": {"pulls_per_day": 1}},
     "publisher": {"grants": [{"repositories": ["**"], "actions": ["pull", "push", "delete"]}]},
 }
+CLIENTS = ["docker", "podman", "skopeo", "containerd"]
 _LARGE_LAYERS = 3
 _LARGE_LAYER_BYTES = 40 * 1024 * 1024
+_UNSEEN_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -106,8 +114,52 @@ def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def unseen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Layout]:
+    """An image for each client, of two platforms, that nobody pulled before."""
+    return {client: _make_platforms(tmp_path_factory.mktemp("unseen")) for client in CLIENTS}
+
+
+def _make_platforms(folder: Path) -> Layout:
+    blobs = folder / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+
+    def keep(media_type: str, content: bytes) -> dict[str, Any]:
+        (blobs / Digest.of(content).hex).write_bytes(content)
+        return descriptor(media_type, content)
+
+    def make(architecture: str) -> dict[str, Any]:
+        layer = io.BytesIO()
+        with tarfile.open(fileobj=layer, mode="w") as archive:
+            (folder / "data").write_bytes(os.urandom(_UNSEEN_BYTES))
+            archive.add(folder / "data", "data")
+        diff = str(Digest.of(layer.getvalue()))
+        config = {"os": "linux", "architecture": architecture, "rootfs": {"type": "layers", "diff_ids": [diff]}}
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": media_types.OCI_MANIFEST,
+            "config": keep(CONFIG_TYPE, json.dumps(config).encode()),
+            # Compressed, or skopeo would do it on the way.
+            "layers": [keep(f"{LAYER_TYPE}+gzip", gzip.compress(layer.getvalue(), 1))],
+        }
+        platform = {"os": "linux", "architecture": architecture}
+        return keep(media_types.OCI_MANIFEST, json.dumps(manifest).encode()) | {"platform": platform}
+
+    index = {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": [make("arm64"), make("amd64")]}
+    named = keep(media_types.OCI_INDEX, json.dumps(index).encode())
+    named["annotations"] = {"org.opencontainers.image.ref.name": "v1"}
+    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [named]}))
+    return Layout(folder)
+
+
+@pytest.fixture(scope="session")
 def registry(
-    tmp_path_factory: pytest.TempPathFactory, busybox: Layout, large: Layout, multi: Layout, chart: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    busybox: Layout,
+    large: Layout,
+    multi: Layout,
+    chart: Path,
+    unseen: dict[str, Layout],
 ) -> Iterator[Entrepot]:
     """A served Entrepot whose content was replicated from Debian's docker-registry."""
     folder = tmp_path_factory.mktemp("registry")
@@ -116,6 +168,7 @@ def registry(
     with docker_registry(folder / "source", "reader", "secret-of-the-source") as source:
         skopeo, helm = require("skopeo"), require("helm3")
         images = {"smm/busybox": busybox, "smm/large": large, "smm/multi": multi, "internal/busybox": busybox}
+        images |= {f"lazy/{client}": layout for client, layout in unseen.items()}
         for name, layout in images.items():
             login = ("--dest-tls-verify=false", "--dest-creds", "reader:secret-of-the-source")
             run_well(skopeo, "copy", "--all", *login, f"oci:{layout.path}:v1", f"docker://{source}/{name}:v1")
@@ -140,7 +193,14 @@ def registry(
                     "source": "debian",
                     "repositories": ["smm/*", "internal/*", "charts/*"],
                     "tags": {"include": ["*"]},
-                }
+                },
+                "lazy": {
+                    "source": "debian",
+                    "repositories": ["lazy/*"],
+                    "tags": {"include": ["*"]},
+                    "target": "smm/{repository}",
+                    "pull_through": True,
+                },
             },
         }
         (folder / "replication.yaml").write_text(json.dumps(rules))
@@ -182,7 +242,7 @@ def skopeo(tmp_path_factory: pytest.TempPathFactory) -> Skopeo:
     return Skopeo(tmp_path_factory.mktemp("skopeo"))
 
 
-@pytest.fixture(params=["docker", "podman", "skopeo", "containerd"])
+@pytest.fixture(params=CLIENTS)
 def client(request: pytest.FixtureRequest) -> Client:
     """Each client of images in turn."""
     found: Client = request.getfixturevalue(request.param)

@@ -1,5 +1,6 @@
 """docker, podman, skopeo and containerd log in, pull and push."""
 
+import json
 import time
 import uuid
 from pathlib import Path
@@ -44,6 +45,23 @@ def test_pulls_its_own_platform_out_of_a_replicated_index(
     assert done.returncode == 0, said(done)
     # Some clients tell the digest of the index, some that of the image which they chose.
     assert client.digest(registry.host, name) in {multi.digest, busybox.digest}
+
+
+def test_pulls_what_is_not_here_yet(
+    client: Client,
+    registry: Entrepot,
+    customer: Credential,
+    unseen: dict[str, Layout],
+    request: pytest.FixtureRequest,
+) -> None:
+    own = request.node.callspec.params["client"]
+    name = f"smm/lazy/{own}:v1"
+    client.login(registry.host, customer.username, customer.secret)
+    done = client.pull(registry.host, name, customer)
+    assert done.returncode == 0, said(done)
+    index = json.loads(unseen[own].read(unseen[own].digest))
+    digests = {unseen[own].digest, *(entry["digest"] for entry in index["manifests"])}
+    assert client.digest(registry.host, name) in digests
 
 
 def test_a_replicated_index_arrives_whole(

@@ -218,6 +218,23 @@ class Limiter:
                 await self._count_asking(account, principal, check)
         return account.allowance(now)
 
+    async def verify_room(self, principal: Principal, network: str) -> None:
+        """Raises PullLimitExceeded when an account could not begin another pull now; counts none."""
+        limits = principal.plan.limits
+        if limits is None:
+            return
+        account = self._find(principal, limits, self._clock())
+        if not account.is_learned:
+            await self._learn(account)
+        if all(gauge.is_surely_free(network) for gauge in account.gauges):
+            return
+        async with account.lock:
+            self._verify_room(account, principal, network)
+            account.ask()
+            if not await self._counters.settle():
+                UNCHECKED.inc()
+            self._verify_room(account, principal, network)
+
     def note_bytes(self, principal: Principal, size: int) -> None:
         """Count bytes that an account was sent."""
         limits = principal.plan.limits

@@ -139,6 +139,13 @@ class Uploads:
         await self._blobs.drop(*(key for key in {*received, *made} if key != whole.key))
         return whole.size
 
+    async def read(self, upload_id: str) -> AsyncIterator[bytes]:
+        """What a session has received, in order. Raises UploadUnknown when it ends meanwhile."""
+        parts = await self._database.read(lambda connection: records.list_chunks(connection, upload_id))
+        for part in parts:
+            async for piece in self._blobs.read_staged(part.key):
+                yield piece
+
     async def cancel(self, name: RepositoryName, upload_id: str) -> None:
         """Close a session and drop what it received. Raises UploadUnknown."""
         await self.get(name, upload_id)

@@ -1,7 +1,9 @@
 """Bounded concurrency: so many at a time, and never a task per thing there is to do."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -29,3 +31,56 @@ async def for_each(entries: Iterable[T], work: Callable[[T], Awaitable[None]], *
             group.create_task(take_turns())
     if failures:
         raise failures[0]
+
+
+class Turns:
+    """So many at a time, in the order in which they came; as many again of what is hurried."""
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._taken = 0
+        self._hurried: set[Hashable] = set()
+        self._waiting: OrderedDict[Hashable, asyncio.Future[None]] = OrderedDict()
+
+    @asynccontextmanager
+    async def turn(self, key: Hashable) -> AsyncIterator[None]:
+        """Hold a turn. There must be none of this key at the moment."""
+        if not self._has_room(key):
+            waiting = self._waiting[key] = asyncio.get_running_loop().create_future()
+            try:
+                await waiting
+            except asyncio.CancelledError:
+                if waiting.done() and not waiting.cancelled():
+                    self._leave()
+                raise
+            finally:
+                self._waiting.pop(key, None)
+        else:
+            self._taken += 1
+        try:
+            yield
+        finally:
+            self._hurried.discard(key)
+            self._leave()
+
+    def hurry(self, key: Hashable) -> None:
+        """Let what waits for its turn, or is about to, go before all others."""
+        self._hurried.add(key)
+        self._let_through()
+
+    def _leave(self) -> None:
+        self._taken -= 1
+        self._let_through()
+
+    def _let_through(self) -> None:
+        for key in sorted(self._waiting, key=lambda one: one not in self._hurried):
+            waiting = self._waiting[key]
+            if waiting.done():
+                continue
+            if not self._has_room(key):
+                return
+            self._taken += 1
+            waiting.set_result(None)
+
+    def _has_room(self, key: Hashable) -> bool:
+        return self._taken < self._at_once * (2 if key in self._hurried else 1)

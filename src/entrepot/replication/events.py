@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from entrepot.errors import EntrepotError
 from entrepot.oci.digest import Digest
-from entrepot.oci.manifest import Descriptor
+from entrepot.oci.manifest import Descriptor, Manifest
 from entrepot.oci.reference import RepositoryName, Tag
 from entrepot.replication.companions import Companion
 from entrepot.replication.differences import Item, Route
@@ -116,6 +116,14 @@ class ItemStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemAdmitted:
+    """A tag was judged: what it names may be published, or the `stand_in` for it, and is about to be copied."""
+
+    item: Item
+    stand_in: Manifest | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ItemFinished:
     """A tag is here now, with all that it names; `signed` by whom, where the rule asks for a signature."""
 
@@ -180,6 +188,7 @@ Event = (
     | CompanionFailed
     | ManifestSigned
     | ItemStarted
+    | ItemAdmitted
     | ItemFinished
     | ItemLeftOut
     | ItemFailed

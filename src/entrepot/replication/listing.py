@@ -81,12 +81,16 @@ async def survey(
     *,
     at_once: int,
     now: datetime,
+    is_exact: bool = False,
 ) -> Survey:
-    """Every tag at the source that the rule means; with a `scope`, only those in it."""
+    """Every tag at the source that the rule means; with a `scope`, only those in it.
+
+    A rule that picks among all tags of a repository looks at all of them, unless the scope `is_exact`.
+    """
     literal = rule.literal_repositories()
     found = Survey([], {}, is_whole=scope is None and literal is None)
     items, tags = found.items, found.tags
-    wanted = {} if scope is None else _group(rule, scope)
+    wanted = {} if scope is None else _group(rule, scope, is_exact=is_exact)
     if scope is not None:
         names = sorted(wanted)
     else:
@@ -117,14 +121,14 @@ async def survey(
     return found
 
 
-def _group(rule: Rule, scope: Sequence[Spot]) -> dict[RepositoryName, list[Tag] | None]:
+def _group(rule: Rule, scope: Sequence[Spot], *, is_exact: bool) -> dict[RepositoryName, list[Tag] | None]:
     """The tags that are wanted of each repository, None for all; what the rule does not mean is left out."""
     grouped: dict[RepositoryName, list[Tag] | None] = {}
     for spot in sorted(set(scope)):  # whole repositories first
         name, tag = RepositoryName(spot.repository), Tag(spot.tag)
         if not rule.selects(name):
             continue
-        if not spot.tag or (rule.picks.needs_all and rule.selects_tag(tag)):
+        if not spot.tag or (rule.picks.needs_all and not is_exact and rule.selects_tag(tag)):
             grouped[name] = None
         elif rule.selects_tag(tag):
             tags = grouped.setdefault(name, [])

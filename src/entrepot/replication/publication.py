@@ -25,7 +25,7 @@ from entrepot.replication.companions import Companion, Companions, Tags
 from entrepot.replication.concurrency import for_each
 from entrepot.replication.copy import MAX_DEPTH, GraphCopy
 from entrepot.replication.differences import Change, Item, Route
-from entrepot.replication.events import CompanionCopied, CompanionNamed, ManifestSigned, Tell
+from entrepot.replication.events import CompanionCopied, CompanionNamed, ItemAdmitted, ManifestSigned, Tell
 from entrepot.replication.selection import Selection
 from entrepot.replication.signing import Signing, is_merged
 from entrepot.replication.source import Source
@@ -142,6 +142,7 @@ class Publication:
                     await self._bring_all(item.route, companions, digest, listed if stand_in is None else [])
                 await self.sign(item.route, digest)
 
+            self._tell(ItemAdmitted(item, stand_in))
             await self._graph.copy(item, stand_in=stand_in, before_tag=before_tag)
         return digest, signed
 

@@ -167,7 +167,7 @@ def lock_source(connection: sa.Connection, name: str) -> Document:
 
 
 def count_running(connection: sa.Connection, source: str, silent_since: datetime, *, is_whole: bool) -> int:
-    """How many runs from a source go on, of whole rules or of pushes."""
+    """How many runs from a source go on, of whole rules or of pushes; pulls, which somebody waits for, go beside."""
     query = (
         sa.select(sa.func.count())
         .select_from(runs.join(rules, rules.c.name == runs.c.rule))
@@ -175,6 +175,7 @@ def count_running(connection: sa.Connection, source: str, silent_since: datetime
             rules.c.source == source,
             runs.c.status == "running",
             runs.c.seen_at >= silent_since,
+            runs.c.cause != "pull",
             runs.c.scope.is_(None) if is_whole else runs.c.scope.is_not(None),
         )
     )

@@ -5,6 +5,7 @@ Copying is idempotent, so whoever takes a run over begins with the list and find
 
 import asyncio
 import contextlib
+import copy
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -145,6 +146,7 @@ class Replications:
         self._clock = clock
         self._open_source = open_source
         self._host = host
+        self._most_at_once: int | None = None
         self._limits = runs.limits
         self._memory = Memory()
 
@@ -230,6 +232,25 @@ class Replications:
                 await self._release(run, report, lag)
             raise
 
+    async def carry_out_pull(self, run: Run, tell: Tell) -> Run:
+        """Work on a claimed run that somebody waits for, whatever its rule's window; it is not tried again by itself.
+
+        Cancelled, it lets anybody else go on. Raises RunInterrupted when it is not ours any more.
+        """
+        report, lag = Report(before=run.report), Lag(is_whole=False)
+        try:
+            return await self._carry_out(run, report, lag, tell, is_here=True)
+        except asyncio.CancelledError:
+            with contextlib.suppress(RunInterrupted):
+                await self._release(run, report, lag)
+            raise
+
+    def over(self, open_source: OpenSource, *, at_once: int) -> "Replications":
+        """The same, with sources that are opened in another way, and read so many blobs at once by themselves."""
+        other = copy.copy(self)
+        other._open_source, other._most_at_once = open_source, at_once  # noqa: SLF001 - it is one of us
+        return other
+
     async def _carry_out(self, run: Run, report: Report, lag: Lag, tell: Tell, *, is_here: bool) -> Run:
         def hear(event: Event) -> None:
             report.note(event)
@@ -278,7 +299,8 @@ class Replications:
             tell(event)
 
         async with self._open_source(spec) as source, _open_signer(rule) as signer:
-            found = await self._survey(source, rule, scope, tell)
+            # Who asks for a tag that matches waits for that one, whichever others the rule would pick.
+            found = await self._survey(source, rule, scope, tell, is_exact=run.cause == "pull")
             note(Listed(found.items))
             for item, reason in found.left_out.items():
                 note(ItemLeftOut(item, reason))
@@ -363,13 +385,15 @@ class Replications:
         provenance = Provenance(self._database, rule.name)
         return Deletions(rule, source, self._registry, provenance, self._clock, tell)
 
-    async def _survey(self, source: Source, rule: Rule, scope: Sequence[Spot] | None, tell: Tell) -> Survey:
-        now = self._clock()
-        found = await survey(source, self._registry, rule, scope, tell, at_once=self._at_once(rule), now=now)
+    async def _survey(
+        self, source: Source, rule: Rule, scope: Sequence[Spot] | None, tell: Tell, *, is_exact: bool = False
+    ) -> Survey:
+        now, at_once = self._clock(), self._at_once(rule)
+        found = await survey(source, self._registry, rule, scope, tell, at_once=at_once, now=now, is_exact=is_exact)
         return await Selection(source, self._registry, rule, self._memory).sort(found)
 
     def _at_once(self, rule: Rule) -> int:
-        return rule.options.concurrency or self._limits.concurrency
+        return self._most_at_once or rule.options.concurrency or self._limits.concurrency
 
     async def _beat(self, run: Run, report: Report, lag: Lag, changed: asyncio.Event) -> None:
         """Show life, and how far the run is, until cancelled. Raises RunInterrupted when it is not ours any more."""

@@ -31,6 +31,7 @@ _FIELDS = frozenset(
         "trust",
         "sign",
         "deletions",
+        "pull_through",
     }
 )
 
@@ -40,7 +41,8 @@ class Rule:
     """What to copy from a source, and under which names.
 
     With `follow`, signatures and other referrers come along; `trust` says whose signature a tag must have, `sign` by
-    which key it is signed here, `deletions` what becomes of tags here that are gone at the source.
+    which key it is signed here, `deletions` what becomes of tags here that are gone at the source. With `pull_through`,
+    what is asked for and not here yet is fetched at once.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Rule:
     trust: TrustSpec | None = None
     sign: SignSpec | None = None
     deletions: DeletionSpec = field(default_factory=DeletionSpec)
+    pull_through: bool = False
     options: RunOptions = field(default_factory=RunOptions)
     picks: TagPicks = field(default_factory=TagPicks)
     platforms: Platforms | None = None
@@ -78,12 +81,15 @@ class Rule:
             trust=None if fields.get("trust") is None else TrustSpec.parse(fields["trust"], f"{where}.trust"),
             sign=None if fields.get("sign") is None else SignSpec.parse(fields["sign"], f"{where}.sign"),
             deletions=DeletionSpec.parse(fields.get("deletions"), f"{where}.deletions"),
+            pull_through=_parse_switch(fields.get("pull_through"), f"{where}.pull_through"),
             options=RunOptions.parse(fields, where),
             picks=picks,
             platforms=None if platforms is None else Platforms.parse(platforms, f"{where}.platforms"),
             kinds=None if kinds is None else Kinds.parse(kinds, f"{where}.media_types"),
         )
         rule._verify_target(f"{where}.target")
+        if rule.pull_through and rule.target.count(_REPOSITORY) > 1:
+            raise RuleInvalid(f"{where}.pull_through: where {_REPOSITORY} is but once in target, or not at all")
         return rule
 
     def selects(self, repository: RepositoryName) -> bool:
@@ -111,6 +117,21 @@ class Rule:
         except NameInvalid as error:
             raise RuleInvalid(f"rules.{self.name}.target: for {repository}: {error}") from error
 
+    def origin_of(self, target: RepositoryName) -> RepositoryName | None:
+        """The repository at the source whose content goes to `target`, None when the rule copies nothing there."""
+        before, is_open, after = self.target.partition(_REPOSITORY)
+        if not is_open:
+            names = self.literal_repositories() or []
+            return names[0] if names and target.value == self.target else None
+        inner = target.value.removeprefix(before).removesuffix(after)
+        try:
+            origin = RepositoryName.parse(inner)
+        except NameInvalid:
+            return None
+        # Whatever the template: it must lead back to where we came from.
+        is_same = self.target.replace(_REPOSITORY, origin.value) == target.value
+        return origin if is_same and self.selects(origin) else None
+
     def to_document(self) -> dict[str, Any]:
         """As in replication.yaml, without the name."""
         document: dict[str, Any] = {
@@ -131,6 +152,8 @@ class Rule:
             document["sign"] = self.sign.to_document()
         if self.deletions.deletes:
             document["deletions"] = self.deletions.text
+        if self.pull_through:
+            document["pull_through"] = True
         return document | self.options.to_document()
 
     def targets(self) -> Iterator[Glob]:
@@ -189,6 +212,12 @@ def _parse_referrers(value: object, where: str) -> bool:
     if value is not None and value != "follow" and value != "none":  # noqa: PLR1714 - it may be a list
         raise RuleInvalid(f"{where}: must be follow or none")
     return value != "none"
+
+
+def _parse_switch(value: object, where: str) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise RuleInvalid(f"{where}: must be true or false")
+    return value is True
 
 
 def _parse_repositories(value: object, where: str) -> tuple[Glob, ...]:

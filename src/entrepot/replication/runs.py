@@ -26,7 +26,7 @@ from entrepot.errors import (
     RunUnknown,
 )
 from entrepot.oci.reference import RepositoryName, Tag
-from entrepot.replication import records
+from entrepot.replication import pull_records, records
 from entrepot.replication.backoff import Backoff
 from entrepot.replication.lag import Lag
 from entrepot.replication.listing import Spot
@@ -214,6 +214,33 @@ class Runs:
             return taken
 
         return await self._signals.commit(work)
+
+    async def claim_pull(self, rule: Rule, spot: Spot, target: RepositoryName, silence: timedelta) -> Run | None:
+        """A run, for this process and at once, that fetches a tag to `target`; None while a live one does so.
+
+        One that nobody works on, or that showed no life for so long, is taken over.
+        """
+
+        def work(connection: sa.Connection) -> Run | None:
+            now = self._clock()
+            pull_records.delete_finished(connection)
+            found = pull_records.find_pull(connection, target.value, spot.tag)
+            if found is not None:
+                row = records.find_run(connection, found.run_id, is_locked=True)
+                is_free = row is not None and (row["status"] != "running" or row["seen_at"] < now - silence)
+                return self._take(connection, row, now) if row is not None and is_free else None
+            row = _new_row(rule, "pull", now) | {"scope": [spot.to_document()], "status": "waiting"}
+            records.insert_run(connection, row)
+            if not pull_records.insert_pull(connection, row["id"], target.value, spot.tag):
+                pull_records.delete_run(connection, row["id"])
+                return None
+            return self._take(connection, row | {"tries": 0, "seen_at": None}, now)
+
+        return await self._database.write(work)
+
+    async def forget_pull(self, run: Run) -> None:
+        """A run that fetched a tag has ended, one way or another."""
+        await self._database.write(lambda connection: pull_records.delete_pull(connection, run.id))
 
     def _is_active(self, row: records.Row) -> RunActive:
         name = row["rule"]

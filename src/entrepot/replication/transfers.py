@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import sqlalchemy as sa
 
 from entrepot.errors import SourceError, SourceLied, SourceUnreachable, UploadOffsetWrong, UploadUnknown
+from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Descriptor
 from entrepot.oci.reference import RepositoryName
 from entrepot.registry.service import Registry
@@ -71,6 +72,15 @@ class Transfers:
         raise SourceUnreachable(
             f"source {source.name}: blob {blob.digest} of {route.origin}: other processes copy it all the time"
         )
+
+    async def read_received(self, target: RepositoryName, digest: Digest) -> AsyncIterator[bytes]:
+        """What has come so far of a blob that comes in parts. Raises UploadUnknown when it ends meanwhile."""
+        found = await self._database.read(
+            lambda connection: records.find_transfer(connection, target.value, str(digest))
+        )
+        if found is not None:
+            async for piece in self._uploads.read(found):
+                yield piece
 
     async def _open_upload(self, target: RepositoryName, blob: Descriptor) -> Upload:
         """The session that receives the blob, with all that it has received."""

@@ -147,7 +147,7 @@ class BlobStore:
 
         async def pieces() -> AsyncIterator[bytes]:
             for part in parts:
-                async for piece in self._read(part.key):
+                async for piece in self.read_staged(part.key):
                     yield piece
 
         return await self.stage(pieces(), limit=sum(part.size for part in parts), expected=expected)
@@ -155,9 +155,18 @@ class BlobStore:
     async def find_digest(self, staged: Staged, algorithm: str) -> Digest:
         """The digest of a staged object by another algorithm. Raises UploadUnknown or StorageUnavailable."""
         hasher = hashlib.new(algorithm)
-        async for piece in self._read(staged.key):
+        async for piece in self.read_staged(staged.key):
             await asyncio.to_thread(hasher.update, piece)
         return Digest(algorithm, hasher.hexdigest())
+
+    async def read_staged(self, key: str) -> AsyncIterator[bytes]:
+        """The bytes of a staged object. Raises UploadUnknown or StorageUnavailable."""
+        try:
+            pieces = await self._objects.read(key)
+        except ObjectMissing as error:
+            raise UploadUnknown("the upload was finished or dropped meanwhile; begin a new one") from error
+        async for piece in pieces:
+            yield piece
 
     async def drop(self, *keys: str) -> None:
         """Drop objects; harmless when they are gone. Raises StorageUnavailable."""
@@ -171,14 +180,6 @@ class BlobStore:
     async def verify_writable(self) -> None:
         """Write and drop a small object. Raises StorageFull or StorageUnavailable."""
         await self._objects.verify_writable()
-
-    async def _read(self, key: str) -> AsyncIterator[bytes]:
-        try:
-            pieces = await self._objects.read(key)
-        except ObjectMissing as error:
-            raise UploadUnknown("the upload was finished or dropped meanwhile; begin a new one") from error
-        async for piece in pieces:
-            yield piece
 
 
 class _Meter:

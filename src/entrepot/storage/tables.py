@@ -531,7 +531,7 @@ replication_runs = sa.Table(
     # How often it was begun.
     sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
     sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
-    # What asked for it: a request, the schedule, or pushes.
+    # What asked for it: a request, the schedule, pushes, or a pull of what was not here.
     sa.Column("cause", text(16), nullable=False, server_default="request"),
     # The repositories and tags that it is about, as pushes named them; NULL: all that the rule means.
     sa.Column("scope", sa.JSON(none_as_null=True), nullable=True),
@@ -604,6 +604,31 @@ replicated_tags = sa.Table(
     sa.Column("digest", text(140), nullable=False),
     # Since when the source is known not to have it; NULL: it had it when it was listed last.
     sa.Column("missing_since", Instant, nullable=True),
+)
+
+# Tags that were asked for before they were here, each fetched by one run: whoever else asks waits for that one.
+replication_pulls = sa.Table(
+    "replication_pulls",
+    metadata,
+    sa.Column("run_id", sa.ForeignKey("replication_runs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("repository", text(255), nullable=False),
+    sa.Column("tag", text(128), nullable=False),
+    # What the tag names at the source; NULL until it may be published.
+    sa.Column("digest", text(140), nullable=True),
+    sa.UniqueConstraint("repository", "tag"),
+)
+
+# What such a tag leads to, so that every process can answer for it; without `content` it is a blob.
+replication_arrivals = sa.Table(
+    "replication_arrivals",
+    metadata,
+    sa.Column("run_id", sa.ForeignKey("replication_pulls.run_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("digest", text(140), primary_key=True),
+    sa.Column("repository", text(255), nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("media_type", text(255), nullable=True),
+    sa.Column("content", sa.LargeBinary, nullable=True),
+    sa.Index(None, "repository", "digest"),
 )
 
 # What was counted since the rule or source (`rule:NAME`, `source:NAME`) came to be, over all processes.

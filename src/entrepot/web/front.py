@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 from prometheus_client import Counter, Histogram
 
-from entrepot.errors import ClientGone
+from entrepot.errors import ArrivalBroken, ClientGone
 from entrepot.web.asgi import App, Message, Receive, Scope, Send, send_json
 
 REQUESTS = Counter("entrepot_http_requests_total", "Requests answered.", ["route", "method", "status"])
@@ -59,7 +59,7 @@ class Front:
 
         try:
             await self._find_face(scope["path"])(scope, receive, send_noting)
-        except ClientGone as error:  # only after the answer has begun; before, a face answers
+        except (ClientGone, ArrivalBroken) as error:  # only after the answer has begun; before, a face answers
             log.info("answer_broken_off", path=scope["path"], reason=str(error))
             raise
         except Exception:

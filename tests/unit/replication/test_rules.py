@@ -65,6 +65,12 @@ def without(document: dict[str, Any], *names: str) -> dict[str, Any]:
         pytest.param(RULE | {"target": "all"}, "rules.smm.target: several repositories", id="one-target"),
         pytest.param(RULE | {"target": "Public/{repository}"}, "rules.smm.target: repository name", id="target-case"),
         pytest.param(RULE | {"target": "{repo}/{repository}"}, "rules.smm.target: repository name", id="placeholder"),
+        pytest.param(RULE | {"pull_through": "yes"}, "rules.smm.pull_through: must be true or false", id="switch"),
+        pytest.param(
+            RULE | {"pull_through": True, "target": "{repository}/{repository}"},
+            "rules.smm.pull_through: where {repository} is but once",
+            id="way-back",
+        ),
         pytest.param(RULE | {"taget": "x"}, "rules.smm.taget: not a field here; known are", id="typo"),
     ],
 )
@@ -168,6 +174,32 @@ def test_repositories_without_globs_need_no_listing() -> None:
 def test_a_target_renames() -> None:
     rule = Rule.parse("smm", RULE | {"target": "public/{repository}"})
     assert rule.target_of(RepositoryName("smm/api")) == RepositoryName("public/smm/api")
+
+
+@pytest.mark.parametrize(
+    ("target", "repositories", "name", "origin"),
+    [
+        ("{repository}", ["smm/*"], "smm/api", "smm/api"),
+        ("{repository}", ["smm/*"], "other/api", None),
+        ("public/{repository}", ["smm/*"], "public/smm/api", "smm/api"),
+        ("public/{repository}", ["smm/*"], "smm/api", None),
+        ("public/{repository}/x", ["smm/*"], "public/smm/api/x", "smm/api"),
+        ("public/{repository}/x", ["smm/*"], "public/smm/api", None),
+        ("public/{repository}", ["*"], "public/", None),
+        ("one", ["smm/api"], "one", "smm/api"),
+        ("one", ["smm/api"], "other", None),
+    ],
+)
+def test_a_target_leads_back(target: str, repositories: list[str], name: str, origin: str | None) -> None:
+    rule = Rule.parse("smm", RULE | {"target": target, "repositories": repositories})
+    assert rule.origin_of(RepositoryName(name)) == (None if origin is None else RepositoryName(origin))
+
+
+@pytest.mark.parametrize("pulls", [True, False])
+def test_pull_through_is_kept(*, pulls: bool) -> None:
+    rule = Rule.parse("smm", RULE | {"pull_through": pulls})
+    assert rule.pull_through is pulls
+    assert Rule.parse("smm", rule.to_document()) == rule
 
 
 def test_a_target_name_that_grows_too_long_is_refused() -> None:

@@ -83,7 +83,7 @@ class RunBody(BaseModel):
     id: str
     rule: str
     status: RunStatus
-    cause: str = Field(description="request, schedule or push.")
+    cause: str = Field(description="request, schedule, push or pull.")
     queued_at: datetime
     started_at: datetime | None
     due_at: datetime | None = Field(description="Before this it does not begin, or begin again.")

@@ -11,6 +11,7 @@ from entrepot.accounts.limits import Limiter
 from entrepot.accounts.usage import UsageCounter
 from entrepot.errors import (
     EntrepotError,
+    FetchUnfinished,
     PullLimitExceeded,
     RangeNotSatisfiable,
     ScopeInsufficient,
@@ -24,10 +25,12 @@ from entrepot.errors import (
 from entrepot.oci.reference import RepositoryName
 from entrepot.registry.service import Registry
 from entrepot.registry.uploads import Uploads
+from entrepot.replication.pull_through import PullThrough
 from entrepot.web.asgi import Headers, Receive, Request, Scope, Send, send_json
 from entrepot.web.basic import read_basic
 from entrepot.web.errors import error_document, find_answer
 from entrepot.web.limits import retry_headers
+from entrepot.web.oci.arrivals import Arrivals
 from entrepot.web.oci.errors import ANSWERS
 from entrepot.web.oci.exchange import API_VERSION, Exchange
 from entrepot.web.oci.memory import Memory
@@ -62,6 +65,7 @@ class OciFace:
         limiter: Limiter,
         visitors: Visitors,
         refusals: Refusals,
+        pulls: PullThrough,
         *,
         realm: str,
         service: str,
@@ -76,7 +80,8 @@ class OciFace:
         self._challenge = f'Bearer realm="{realm}",service="{service}"'
         self._stall_seconds = stall_seconds
         self._memory = Memory(authenticator, registry)
-        pull = self._pull = Pull(registry, usage, limiter, visitors, self._memory, redirects)
+        arrivals = Arrivals(pulls, usage, limiter, visitors)
+        pull = self._pull = Pull(registry, usage, limiter, visitors, self._memory, arrivals, redirects)
         push = Push(registry, uploads, max_blob_bytes=max_blob_bytes, chunk_bytes_min=chunk_bytes_min)
         self._catalog = pull.catalog
         self._methods: dict[tuple[str, str], tuple[Action, Method]] = {
@@ -194,7 +199,8 @@ class OciFace:
         if request.has_body:
             # What is left of the body is not read, so the connection cannot serve another request.
             headers.append((b"connection", b"close"))
-        if status >= 500:  # noqa: PLR2004
+        # A source that is away was noted once, and not for each client that waited for it.
+        if status >= 500 and not isinstance(error, FetchUnfinished):  # noqa: PLR2004
             log.error("request_failed", path=request.path, method=request.method, error=str(error), exc_info=error)
         message = self._refusals.tell(request.scope, error, request.scope.get("entrepot.repository", ""))
         await send_json(send, status, error_document(code, message), headers, is_head=request.method == "HEAD")

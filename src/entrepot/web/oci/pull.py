@@ -12,6 +12,7 @@ from entrepot.access.decisions import tags_denied
 from entrepot.access.scopes import Action
 from entrepot.accounts.limits import Limiter
 from entrepot.accounts.usage import UsageCounter
+from entrepot.errors import BlobUnknown, ManifestUnknown, NameUnknown
 from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
 from entrepot.oci.ranges import ByteRange
@@ -20,13 +21,12 @@ from entrepot.registry.service import MAX_PAGE, Referrer, Registry, StoredManife
 from entrepot.storage.blobs import OpenBlob
 from entrepot.web.asgi import Headers, Networks, Scope, Send, client_address, is_within, send_bytes
 from entrepot.web.limits import limit_headers
+from entrepot.web.oci.arrivals import IMMUTABLE, Arrivals
 from entrepot.web.oci.exchange import API_VERSION, Exchange, matches_etag, next_page, read_page
 from entrepot.web.oci.memory import Memory, Remembered
 from entrepot.web.visitors import Visitors
 
-# What a digest names never changes (RFC 8246), but it is for whoever has shown who they are, not for shared caches. A
-# tag may move, so a cached answer must be asked about.
-_IMMUTABLE = (b"cache-control", b"private, max-age=31536000, immutable")
+# A tag may move, so a cached answer must be asked about.
 _REVALIDATED = (b"cache-control", b"private, no-cache")
 
 
@@ -49,6 +49,7 @@ class Pull:
         limiter: Limiter,
         visitors: Visitors,
         memory: Memory,
+        arrivals: Arrivals,
         redirects: Redirects | None,
     ) -> None:
         self._registry = registry
@@ -56,23 +57,21 @@ class Pull:
         self._limiter = limiter
         self._visitors = visitors
         self._memory = memory
+        self._arrivals = arrivals
         self._redirects = redirects
 
     async def manifest(self, exchange: Exchange) -> None:
         """GET or HEAD `/v2/<name>/manifests/<reference>`."""
         reference = parse_reference(exchange.item)
         generation = await self._verify_reached(exchange, reference)
-        stored = await self._registry.pull_manifest(exchange.name, reference)
-        if exchange.is_head and exchange.may(exchange.name, Action.PUSH):
-            # A publisher asks in order to leave out what is here.
-            await self._registry.verify_held_manifest(exchange.name, stored.digest)
+        stored = await self._find_manifest(exchange, reference)
         digest = str(stored.digest)
         headers: Headers = [
             API_VERSION,
             (b"content-type", stored.media_type.encode()),
             (b"docker-content-digest", digest.encode()),
             (b"etag", f'"{digest}"'.encode()),
-            _REVALIDATED if isinstance(reference, Tag) else _IMMUTABLE,
+            _REVALIDATED if isinstance(reference, Tag) else IMMUTABLE,
         ]
         known = exchange.request.header(b"if-none-match")
         is_same = known and matches_etag(known, f'"{digest}"')
@@ -85,7 +84,22 @@ class Pull:
         is_pull = _is_pull(reference, stored)
         answer = Remembered(exchange.principal, exchange.name, reference, stored, headers, is_pull, generation)
         await self.answer(answer, exchange.request.scope, exchange.send)
-        self._memory.keep(answer, exchange.request.scope)
+        if self._registry.is_still(exchange.name, reference, stored):
+            self._memory.keep(answer, exchange.request.scope)
+
+    async def _find_manifest(self, exchange: Exchange, reference: Reference) -> StoredManifest:
+        """What `reference` names here, or is about to. Raises ManifestUnknown or NameUnknown."""
+        try:
+            stored = await self._registry.pull_manifest(exchange.name, reference)
+            if exchange.is_head and exchange.may(exchange.name, Action.PUSH):
+                # A publisher asks in order to leave out what is here.
+                await self._registry.verify_held_manifest(exchange.name, stored.digest)
+        except (ManifestUnknown, NameUnknown):
+            arriving = await self._arrivals.find_manifest(exchange, reference)
+            if arriving is None:
+                raise
+            return arriving
+        return stored
 
     async def _verify_reached(self, exchange: Exchange, reference: Reference) -> int | None:
         """Raises PlanDenied unless the plan allows to pull this tag, or a tag that leads to this digest.
@@ -99,7 +113,10 @@ class Pull:
         # What is signed and what signs it go together.
         digest = subject_of(reference) if isinstance(reference, Tag) else reference
         generation = self._registry.reach.generation(name)
-        if digest is None or not await self._registry.reach.is_reached(name, digest, limits):
+        if digest is None or not (
+            await self._registry.reach.is_reached(name, digest, limits)
+            or await self._arrivals.leads_to(name, digest, limits)
+        ):
             raise tags_denied(plan, name, str(reference), limits)
         return generation
 
@@ -126,15 +143,27 @@ class Pull:
         """GET or HEAD `/v2/<name>/blobs/<digest>`, whole or one range of it."""
         digest = Digest.parse(exchange.item)
         await self._verify_reached(exchange, digest)
-        if exchange.is_head and exchange.may(exchange.name, Action.PUSH):
-            await self._registry.verify_held_blob(exchange.name, digest)
-        blob = await self._registry.open_blob(exchange.name, digest)
+        try:
+            if exchange.is_head and exchange.may(exchange.name, Action.PUSH):
+                await self._registry.verify_held_blob(exchange.name, digest)
+            blob = await self._registry.open_blob(exchange.name, digest)
+        except BlobUnknown:
+            arriving = await self._arrivals.find_blob(exchange, digest)
+            if arriving is None:
+                raise
+            if not isinstance(arriving, OpenBlob):
+                await self._arrivals.send_blob(exchange, digest, arriving)
+                return
+            blob = arriving
+        await self._send_blob(exchange, digest, blob)
+
+    async def _send_blob(self, exchange: Exchange, digest: Digest, blob: OpenBlob) -> None:
         etag = f'"{digest}"'
         headers: Headers = [
             API_VERSION,
             (b"docker-content-digest", str(digest).encode()),
             (b"etag", etag.encode()),
-            _IMMUTABLE,
+            IMMUTABLE,
         ]
         known = exchange.request.header(b"if-none-match")
         if known and matches_etag(known, etag):
@@ -186,6 +215,7 @@ class Pull:
         """GET `/v2/<name>/referrers/<digest>`, filtered by `artifactType`. Spec: "Listing Referrers"."""
         subject = Digest.parse(exchange.item)
         await self._verify_reached(exchange, subject)
+        await self._arrivals.settle(exchange.name, subject)
         artifact_type = exchange.request.parameter("artifactType") or None
         after = exchange.request.parameter("last") or ""
         found = await self._registry.list_referrers(exchange.name, subject, artifact_type, after)
