@@ -20,8 +20,10 @@ def test_it_tells_the_whole_story_and_leaves_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     story = done.stdout
     for words in (
-        "pushed demo/hello:v1.0.0",
+        "pushed demo/hello:v1.0.0, signed",
         "copied demo/hello:v1.0.0",
+        "REFUSED demo/hello:v1.1.0",
+        "later the customer gets demo/hello:v1.1.0",
         "201  account ft-",
         "403, API key 'platform' lacks the scope audit:read",
         "every digest right",
@@ -29,7 +31,7 @@ def test_it_tells_the_whole_story_and_leaves_nothing(tmp_path: Path) -> None:
         "docker pull 127.0.0.1:",
         "helm pull --plain-http oci://127.0.0.1:",
         "kubectl create secret docker-registry",
-        "pulled 2 times",
+        "pulled 3 times",
         "plan 'free' does not allow pull on 'demo/internal'",
     ):
         assert words in story, words

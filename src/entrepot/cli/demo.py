@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,12 +26,16 @@ from entrepot.errors import EntrepotError
 if TYPE_CHECKING:
     import aiohttp
 
+    from entrepot.demo.content import Content, Key
     from entrepot.demo.registry_user import RegistryUser
 
 IMAGE, CHART, INTERNAL = "demo/hello", "demo/charts/hello", "demo/internal"
-TAG, CHART_TAG = "v1.0.0", "1.0.0"
+TAG, NEXT_TAG, CHART_TAG = "v1.0.0", "v1.1.0", "1.0.0"
 _START_SECONDS = 20
 _REVOCATION_SECONDS = 10
+_PUSH_SECONDS = 60
+# Image and chart, and the next version of the image.
+_PULLS = 3
 
 _VENDOR_PLANS = """\
 plans:
@@ -52,6 +57,8 @@ rules:
     source: vendor
     repositories: [{repositories}]
     tags: {{include: ["*"]}}
+    trust: {{cosign: {{keys: [{key}]}}}}
+    schedule: "*/15 * * * *"
 """
 
 
@@ -79,7 +86,7 @@ def demo(
         bool, typer.Option("--source-password-stdin", help="Read the password from standard input.")
     ] = False,
 ) -> None:
-    """Tell the whole story on this machine: replicate, issue, pull, revoke."""
+    """Tell the whole story on this machine: replicate what is signed, issue, pull, watch, refuse, revoke."""
     if (source is not None, bool(source_user), source_password_stdin) not in {(False,) * 3, (True,) * 3}:
         raise typer.BadParameter("give --source, --source-user and --source-password-stdin together")
     if source is not None and not source.startswith(("http://", "https://")):
@@ -120,6 +127,16 @@ def _servers() -> Iterator[Start]:
                 process.kill()
 
 
+@dataclass(frozen=True)
+class _Vendor:
+    """The vendor's side: its registry, the pipeline that pushes there, what it signs with, and its next version."""
+
+    source: Source
+    pipeline: "RegistryUser"
+    key: "Key"
+    coming: "Content"
+
+
 class _Story:
     """The demo, step by step."""
 
@@ -136,49 +153,59 @@ class _Story:
 
         begun = time.monotonic()
         async with aiohttp.ClientSession() as session:
-            source = await self._publish(session)
-            url = await self._replicate(session, source)
+            vendor = await self._publish(session)
+            url = await self._replicate(session, vendor)
             key, created = await self._sign_up(session, url)
             customer = await self._pull(session, url, created)
+            await self._release(session, vendor, url, customer)
             await self._watch_and_revoke(session, url, key, created, customer)
             self._console.print(f"\n[bold green]Done[/] in {time.monotonic() - begun:.0f} seconds.")
             if not once:
                 await self._serve_on(session, url, key)
             self._console.print("The servers are stopped and the folder is removed.")
 
-    async def _publish(self, session: "aiohttp.ClientSession") -> Source:
-        from entrepot.demo.content import make_chart, make_image
+    async def _publish(self, session: "aiohttp.ClientSession") -> "_Vendor":
+        from entrepot.demo.content import Key, make_chart, make_image
         from entrepot.demo.registry_user import RegistryUser, wait_until_ready
 
         self._head(1, "The vendor's private registry")
         source = self._given
         if source is None:
-            vendor = self._folder / "vendor"
+            data = self._folder / "vendor"
             self._write("vendor-plans.yaml", _VENDOR_PLANS)
-            self._run(vendor, "plan", "apply", str(self._folder / "vendor-plans.yaml"))
-            pipeline = json.loads(self._run(vendor, "account", "create", "pipeline", "--plan", "publisher", "--json"))
+            self._run(data, "plan", "apply", str(self._folder / "vendor-plans.yaml"))
+            pipeline = json.loads(self._run(data, "account", "create", "pipeline", "--plan", "publisher", "--json"))
             credential = pipeline["credential"]
-            url = self._start(vendor, _free_port())
+            url = self._start(data, _free_port())
             await wait_until_ready(session, url, _START_SECONDS)
             source = Source(url, credential["username"], credential["secret"])
-        pipeline_user = RegistryUser(session, source.url, source.username, source.password)
+        vendor = _Vendor(
+            source,
+            RegistryUser(session, source.url, source.username, source.password),
+            Key.generate(),
+            make_image(IMAGE, NEXT_TAG, assets="public"),
+        )
         for content in (
             make_image(IMAGE, TAG, assets="public"),
             make_image(INTERNAL, TAG, assets="internal"),
             make_chart(CHART),
         ):
-            await pipeline_user.push(content)
-            self._say(f"pushed {content.repository}:{content.tag}  {content.digest}")
-        return source
+            await vendor.pipeline.push(content)
+            await vendor.pipeline.push(vendor.key.sign(content))
+            self._say(f"pushed {content.repository}:{content.tag}, signed  {content.digest}")
+        await vendor.pipeline.push(vendor.coming)
+        self._say(f"pushed {IMAGE}:{NEXT_TAG}, not signed yet  {vendor.coming.digest}")
+        return vendor
 
-    async def _replicate(self, session: "aiohttp.ClientSession", source: Source) -> str:
+    async def _replicate(self, session: "aiohttp.ClientSession", vendor: "_Vendor") -> str:
         from entrepot.demo.registry_user import wait_until_ready
 
-        self._head(2, "Entrepot copies image and chart out of it")
+        self._head(2, "Entrepot copies what is signed out of it")
         scalars = {
-            "url": source.url,
-            "username": source.username,
-            "password_file": str(self._write("vendor-password", source.password)),
+            "url": vendor.source.url,
+            "username": vendor.source.username,
+            "password_file": str(self._write("vendor-password", vendor.source.password)),
+            "key": str(self._write("cosign.pub", vendor.key.public_pem)),
         }
         rule = _REPLICATION.format(
             repositories=f"{IMAGE}, {CHART}, {INTERNAL}",
@@ -188,7 +215,8 @@ class _Story:
         url: str = self._start(self._data, _free_port(8080))
         await wait_until_ready(session, url, _START_SECONDS)
         self._run(self._data, "replicate", "apply", str(self._folder / "replication.yaml"))
-        self._run(self._data, "replicate", "run", "demo", "--wait", is_shown=True)
+        self._run(self._data, "replicate", "run", "demo", "--wait", is_shown=True, fails=True)
+        self._say(f"{IMAGE}:{NEXT_TAG} has to wait until somebody signs it.")
         return url
 
     async def _sign_up(self, session: "aiohttp.ClientSession", url: str) -> tuple[str, Any]:
@@ -237,12 +265,38 @@ class _Story:
         ):
             self._console.print(textwrap.indent(lines, "     "), markup=False, soft_wrap=True)
 
+    async def _release(
+        self, session: "aiohttp.ClientSession", vendor: "_Vendor", url: str, customer: "RegistryUser"
+    ) -> None:
+        from entrepot.demo.registry_user import Refused, call_api
+
+        self._head(5, "The vendor signs the next version, and its registry says so")
+        arguments = ("create", "vendor-registry", "--scope", "replication:run", "--json")
+        key = json.loads(self._run(self._data, "api-key", *arguments))["secret"]
+        await vendor.pipeline.push(vendor.key.sign(vendor.coming))
+        path, body = "/api/v1/replication/sources/vendor/pushes", {"pushes": [{"repository": IMAGE, "tag": NEXT_TAG}]}
+        self._say(f"POST {url}{path}  {json.dumps(body)}")
+        told = time.perf_counter()
+        await call_api(session, "POST", url + path, key, body)
+        await customer.log_in(IMAGE, "pull")
+        while True:
+            try:
+                manifest = await customer.get_manifest(IMAGE, NEXT_TAG)
+            except Refused as refusal:
+                if refusal.status != HTTPStatus.NOT_FOUND or time.perf_counter() - told > _PUSH_SECONDS:
+                    raise
+                await asyncio.sleep(0.02)
+            else:
+                break
+        taken = (time.perf_counter() - told) * 1000
+        self._say(f"{taken:.0f} ms later the customer gets {IMAGE}:{NEXT_TAG}  {manifest.digest}")
+
     async def _watch_and_revoke(
         self, session: "aiohttp.ClientSession", url: str, key: str, created: Any, customer: "RegistryUser"
     ) -> None:
         from entrepot.demo.registry_user import Refused, call_api
 
-        self._head(5, "The vendor watches, refuses and revokes")
+        self._head(6, "The vendor watches, refuses and revokes")
         name = created["account"]["name"]
         await self._show_usage(name)
         try:
@@ -272,7 +326,7 @@ class _Story:
         """Show the account's counts, which are written down every second."""
         for _ in range(50):
             usage = json.loads(self._run(self._data, "account", "show", name, "--json", is_told=False))["usage"]
-            if usage["pulls"]:
+            if usage["pulls"] >= _PULLS:
                 break
             await asyncio.sleep(0.2)
         else:
@@ -282,7 +336,7 @@ class _Story:
     async def _serve_on(self, session: "aiohttp.ClientSession", url: str, key: str) -> None:
         from entrepot.demo.registry_user import call_api
 
-        self._head(6, "Serving until Ctrl-C")
+        self._head(7, "Serving until Ctrl-C")
         body = {"external_id": "you", "plan": "free"}
         created = await call_api(session, "POST", f"{url}/api/v1/accounts", key, body)
         self._say("A credential for you, and what to type with it:")
@@ -293,8 +347,13 @@ class _Story:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await stop.wait()
 
-    def _run(self, data: Path, *arguments: str, is_shown: bool = False, is_told: bool = True) -> str:
-        """Run a command as a reader would; answers what it printed, unless that is shown. Raises DemoFailed."""
+    def _run(
+        self, data: Path, *arguments: str, is_shown: bool = False, is_told: bool = True, fails: bool = False
+    ) -> str:
+        """Run a command as a reader would; answers what it printed, unless that is shown.
+
+        Raises DemoFailed unless it ends well, or says what failed where the story wants it so.
+        """
         if is_told:
             self._console.print(f"   $ entrepot --data {data} {shlex.join(arguments)}", style="dim", soft_wrap=True)
         done = subprocess.run(
@@ -305,7 +364,7 @@ class _Story:
             text=True,
             check=False,
         )
-        if done.returncode != 0:
+        if done.returncode != (1 if fails else 0):
             raise DemoFailed(f"entrepot {arguments[0]} {arguments[1]} failed: {(done.stderr or '').strip()}")
         return done.stdout or ""
 

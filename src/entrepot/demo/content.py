@@ -1,9 +1,12 @@
-"""A real image for two platforms and a real Helm chart, made on the spot, the same bytes every time.
+"""A real image for two platforms, a real Helm chart and their signatures, made on the spot.
+
+Images and charts have the same bytes every time.
 
 The image runs: its program is a static ELF file of a few hundred bytes that prints one line. Sources: image-spec 1.1
 (config.md, layer.md); ELF-64 object file format; Linux system calls write and exit; Helm, "OCI-based registries".
 """
 
+import base64
 import gzip
 import hashlib
 import io
@@ -13,9 +16,16 @@ import tarfile
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from typing import Self
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
+from entrepot.oci.reference import cosign_tags
+from entrepot.replication.trust.cosign import SIGNATURE, SIMPLE_SIGNING, make_payload
 
 MESSAGE = b"Hello from an image that Entrepot distributed.\n"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -54,7 +64,7 @@ def make_image(repository: str, tag: str, *, assets: str) -> Content:
             {
                 "architecture": architecture,
                 "os": "linux",
-                "config": {"Cmd": ["/hello"]},
+                "config": {"Cmd": ["/hello"], "Labels": {"org.opencontainers.image.version": tag}},
                 "rootfs": {"type": "layers", "diff_ids": [_diff_id(shared), _diff_id(layer)]},
             }
         )
@@ -91,6 +101,41 @@ def make_chart(repository: str) -> Content:
         }
     )
     return Content(repository, "1.0.0", (archive, config), ((media_types.OCI_MANIFEST, manifest),))
+
+
+class Key:
+    """A key pair as `cosign generate-key-pair` makes it."""
+
+    def __init__(self, private: ec.EllipticCurvePrivateKey) -> None:
+        self._private = private
+
+    @classmethod
+    def generate(cls) -> Self:
+        """A new one."""
+        return cls(ec.generate_private_key(ec.SECP256R1()))
+
+    @property
+    def public_pem(self) -> str:
+        """The public half, as in cosign.pub."""
+        pem = self._private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        return pem.decode()
+
+    def sign(self, content: Content) -> Content:
+        """What `cosign sign --key` would push to say that the holder of the key vouches for an artifact."""
+        payload = make_payload(content.digest, content.repository)
+        signature = base64.b64encode(self._private.sign(payload, ec.ECDSA(hashes.SHA256()))).decode()
+        rootfs = {"type": "layers", "diff_ids": [str(Digest.of(payload))]}
+        config = _json({"architecture": "", "os": "", "config": {}, "rootfs": rootfs})
+        manifest = _json(
+            {
+                "schemaVersion": 2,
+                "mediaType": media_types.OCI_MANIFEST,
+                "config": _descriptor(CONFIG_TYPE, config),
+                "layers": [_descriptor(SIMPLE_SIGNING, payload) | {"annotations": {SIGNATURE: signature}}],
+            }
+        )
+        tag = cosign_tags(content.digest)[0].value
+        return Content(content.repository, tag, (payload, config), ((media_types.OCI_MANIFEST, manifest),))
 
 
 def _read_all(folder: Traversable, prefix: str = "") -> list[tuple[str, bytes]]:
