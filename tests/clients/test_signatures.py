@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from entrepot.replication.trust.certificates import parse_certificates
 from entrepot.replication.trust.notation import COSE, JWS, Roots, verify_envelope
 from entrepot.settings import Settings
 from entrepot.storage.clock import utc_now
+from entrepot.storage.signals import CURRENT_SECONDS
 from tests.support.aws import ACCOUNT, moto_server
 from tests.support.content import Image, index_of
 from tests.support.programs import Entrepot, docker_registry, require, run, run_well
@@ -104,7 +106,10 @@ class World:
     def replicate(
         self, name: str, rule: dict[str, Any], environment: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """Apply a rule, run it, and answer its report. In this process: a command takes a second to start."""
+        """Apply a rule, run it, and answer its report. In this process: a command takes a second to start.
+
+        What moved is known to the server, which is another process, after CURRENT_SECONDS.
+        """
         rule = {"source": "debian", "tags": {"include": ["*"]}} | rule
         source = {"type": "oci", "url": f"http://{self.source}", "username": READER[0], "password_env": "READER"}
         file = parse_rule_file({"sources": {"debian": source}, "rules": {name: rule}})
@@ -313,6 +318,7 @@ def test_what_is_published_is_signed_once_and_beside_what_was_there(world: World
     # A signature more at the source joins ours, and nothing is signed or copied again.
     world.cosign(2, "sign", "two", world.at_source("smm/cose"))
     assert world.replicate("signed", rule)["signed"] == 0
+    time.sleep(CURRENT_SECONDS)
     for key in ("two", "ours"):
         assert world.is_verified(2, key, world.here("signed/smm/cose", "smm/cose"))
     names = [f"{world.entrepot.host}/signed/smm/cose:{world.tag('smm/cose', 'sig')}"]
