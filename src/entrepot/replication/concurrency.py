@@ -4,6 +4,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
 from contextlib import asynccontextmanager
+from operator import length_hint
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -27,7 +28,7 @@ async def for_each(entries: Iterable[T], work: Callable[[T], Awaitable[None]], *
                 return
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(at_once):
+        for _ in range(min(at_once, length_hint(entries, at_once))):
             group.create_task(take_turns())
     if failures:
         raise failures[0]
