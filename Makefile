@@ -7,6 +7,8 @@ BIN := .venv/bin
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 TEST_ARGS ?=
+# Most tests wait for other programs, so that two processes take little more than half the time of one.
+TEST_PROCESSES ?= 2
 SOAK := $(addprefix tests/faults/,test_kill_rounds.py test_garbage_race.py test_fuzz.py)
 
 help: ## list the targets
@@ -16,7 +18,7 @@ demo: env ## the whole story on this machine; DEMO_ARGS=--once ends by itself
 	$(ENTREPOT) demo $(DEMO_ARGS)
 
 test: env tools ## install what tests need, and run them all; TEST_ARGS="-k name" selects
-	$(BIN)/pytest $(TEST_ARGS)
+	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup $(TEST_ARGS)
 
 soak: env tools ## run the fault loops for long: ROUNDS kills, SOAK_SECONDS of races and fuzzing
 	ROUNDS=$${ROUNDS:-300} SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/pytest --timeout 0 $(SOAK)
