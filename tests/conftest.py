@@ -14,6 +14,7 @@ hypothesis_settings.register_profile("patient", hypothesis_settings.default, dea
 hypothesis_settings.load_profile("patient")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a file together, and all that needs the one docker daemon, where several processes share the tests."""
     for item in items:
