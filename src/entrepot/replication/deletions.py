@@ -74,13 +74,22 @@ def select_gone(rule: Rule, placed: Iterable[Placed], found: Survey) -> tuple[li
     for one in sorted(placed, key=lambda one: (one.target, one.tag)):
         if not _is_meant(rule, one):
             continue
-        # Without a list of all repositories, one that was not listed may have anything.
-        is_known = one.origin in found.listed or found.is_whole
-        if is_known and (one.origin, one.tag) not in there:
+        if (one.origin, one.tag) not in there and _is_known_to_lack(found, one):
             gone.append(one)
         else:
             has_others = True
     return gone, has_others
+
+
+def _is_known_to_lack(found: Survey, placed: Placed) -> bool:
+    """Whether the lists that the survey read say that a tag is gone, or not new enough any more."""
+    listed = found.listed.get(placed.origin)
+    if listed is None:
+        # Without a list of all repositories, one that was not listed may have anything.
+        return found.is_whole
+    # What is listed and was not there when it was asked for may come back at once: it is being replaced, or one of
+    # the registry's own replicas lags behind.
+    return placed.tag not in listed or placed.tag in found.passed_over.get(placed.origin, ())
 
 
 def _is_meant(rule: Rule, placed: Placed) -> bool:

@@ -49,9 +49,10 @@ def delete_source(connection: sa.Connection, name: str) -> None:
     connection.execute(totals.delete().where(totals.c.subject == f"source:{name}"))
 
 
-def find_rule(connection: sa.Connection, name: str) -> Document | None:
-    """A rule's document."""
-    return connection.scalar(sa.select(rules.c.document).where(rules.c.name == name))
+def find_rule(connection: sa.Connection, name: str, *, is_locked: bool = False) -> Document | None:
+    """A rule's document; locked, nobody else changes it before this transaction ends."""
+    query = sa.select(rules.c.document).where(rules.c.name == name)
+    return connection.scalar(query.with_for_update() if is_locked else query)
 
 
 def lock_rules(connection: sa.Connection) -> dict[str, Document]:

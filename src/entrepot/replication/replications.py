@@ -173,7 +173,7 @@ class Replications:
             absences = plan.absences
             if rule.deletions.deletes:
                 has_others = len(accepted) > len(size.failures)
-                absences = await self._deletions(rule, source, tell).find(found, has_others=has_others)
+                absences = await self._deletions(rule, spec, source, tell).find(found, has_others=has_others)
             plan = replace(plan, size=size, absences=absences)
 
             async def find_late(entry: tuple[Route, set[Digest]]) -> None:
@@ -197,7 +197,7 @@ class Replications:
 
         async with self._open_source(spec) as source:
             found = await self._survey(source, rule, None, hear)
-            absences = await self._deletions(rule, source, hear).find(found)
+            absences = await self._deletions(rule, spec, source, hear).find(found)
         verification = Verification(self._registry, rule, is_deep=is_deep)
         return await verification.compare(found, unlisted, absences.vanished, self._clock())
 
@@ -328,8 +328,8 @@ class Replications:
                     await self._refresh(publication, route, tags, digests, patience, note)
 
             await for_each(found.unchanged().items(), refresh, at_once=self._at_once(rule))
-            await Provenance(self._database, rule.name).keep(arrivals.take())
-            await self._deletions(rule, source, note).carry_out(
+            await Provenance(self._database, rule.name, spec).keep(arrivals.take())
+            await self._deletions(rule, spec, source, note).carry_out(
                 found, failed=arrivals.failed, telling=patience.telling, verify_open=verify_open
             )
 
@@ -381,8 +381,8 @@ class Replications:
             selection=Selection(source, self._registry, rule, self._memory),
         )
 
-    def _deletions(self, rule: Rule, source: Source, tell: Tell) -> Deletions:
-        provenance = Provenance(self._database, rule.name)
+    def _deletions(self, rule: Rule, spec: SourceSpec, source: Source, tell: Tell) -> Deletions:
+        provenance = Provenance(self._database, rule.name, spec)
         return Deletions(rule, source, self._registry, provenance, self._clock, tell)
 
     async def _survey(
