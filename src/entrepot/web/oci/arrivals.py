@@ -52,7 +52,7 @@ class Arrivals:
             return None if _asks_what_is_here(exchange) else await self._pulls.find_blob_size(exchange.name, digest)
         # A part would be complete before the whole could be judged.
         is_whole = not exchange.request.header(b"range")
-        return await self._pulls.find_blob(exchange.name, digest, is_whole=is_whole)
+        return await self._pulls.find_blob(exchange.name, digest, exchange.principal.account_id, is_whole=is_whole)
 
     async def send_blob(self, exchange: Exchange, digest: Digest, arriving: Arrival | int) -> None:
         """Send a blob as it arrives, or its headers. Raises ArrivalBroken, ClientGone."""
@@ -84,9 +84,9 @@ class Arrivals:
         """Whether a tag that is on its way and allowed leads to a manifest or blob."""
         return await self._pulls.leads_to(name, digest, limits)
 
-    async def settle(self, name: RepositoryName, subject: Digest) -> None:
+    async def settle(self, exchange: Exchange, subject: Digest) -> None:
         """Wait until what speaks of a manifest that is on its way is here, too. Raises FetchUnfinished."""
-        await self._pulls.settle(name, subject)
+        await self._pulls.settle(exchange.name, subject, exchange.principal.account_id)
 
 
 def _asks_what_is_here(exchange: Exchange) -> bool:

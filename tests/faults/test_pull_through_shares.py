@@ -1,0 +1,166 @@
+"""What one account may take of pull-through, so that something is left for the others."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from aiohttp import web
+
+from entrepot.errors import FetchUnfinished
+from entrepot.oci.digest import Digest
+from entrepot.oci.reference import RepositoryName, Tag
+from entrepot.registry.service import StoredManifest
+from entrepot.replication.pull_through import HURRY_TOPIC, PullThrough, PullThroughLimits
+from entrepot.replication.sources import Sources
+from entrepot.replication.spools import Spools
+from entrepot.storage.clock import utc_now
+from entrepot.storage.tables import signals
+from tests.faults.conftest import PATIENT, Replicating, eventually
+from tests.support.hostile import HostileRegistry
+
+NAME = "smm/api"
+API = RepositoryName(NAME)
+GREEDY, OTHER = 1, 2
+
+
+@asynccontextmanager
+async def pulling(
+    replicating: Replicating,
+    hostile: HostileRegistry,
+    folder: Path,
+    held: str,
+    released: asyncio.Event | None = None,
+    **limits: Any,
+) -> AsyncIterator[PullThrough]:
+    """Pull-through with these limits, from a source that answers nothing that has `held` in its path until released."""
+    await replicating.apply_rule(pull_through=True)
+    released = released or asyncio.Event()
+
+    async def hold(request: web.Request) -> web.StreamResponse | None:
+        if held in request.path:
+            await released.wait()
+        return None
+
+    hostile.misbehave = hold
+    sources = Sources(deadlines=PATIENT)
+    parts = replicating.served.parts
+    pulls = PullThrough(
+        parts.database,
+        parts.signals,
+        replicating.rulebook,
+        replicating.runs,
+        replicating.replications,
+        parts.registry,
+        parts.uploads,
+        utc_now,
+        open_source=sources.open,
+        spools=Spools(folder),
+        limits=PullThroughLimits(**{"answer_seconds": 60, "look_up_seconds": 60} | limits),
+    )
+    pulls.start()
+    try:
+        yield pulls
+    finally:
+        released.set()
+        await pulls.stop()
+
+
+async def room() -> None:
+    """There are no limits of plans."""
+
+
+def ask(pulls: PullThrough, tag: str, account: int) -> asyncio.Task[StoredManifest | None]:
+    """A client that pulls a tag."""
+    return asyncio.create_task(pulls.find_manifest(API, Tag(tag), account, room))
+
+
+async def refuse(waiting: list[asyncio.Task[StoredManifest | None]], count: int) -> None:
+    """Wait until so many of the clients are refused, while the others wait."""
+
+    async def are_refused() -> bool:
+        done = [one for one in waiting if one.done()]
+        assert all(isinstance(one.exception(), FetchUnfinished) for one in done)
+        return len(done) == count
+
+    await eventually(are_refused)
+
+
+async def test_clients_of_one_account_leave_room_for_another_to_wait(
+    hostile: HostileRegistry, replicating: Replicating, tmp_path: Path
+) -> None:
+    hostile.put_image(NAME, "v1")
+    async with pulling(replicating, hostile, tmp_path, "/manifests/", waiting=8) as pulls:
+        greedy = [ask(pulls, "v1", GREEDY) for _ in range(20)]
+        await refuse(greedy, 16)
+        other = ask(pulls, "v1", OTHER)
+        await eventually(lambda: was_asked(hostile, "/manifests/v1", 1))
+        assert not other.done()
+
+
+async def test_what_one_account_fetches_leaves_room_for_another(
+    hostile: HostileRegistry, replicating: Replicating, tmp_path: Path
+) -> None:
+    for number in range(4):
+        hostile.put_image(NAME, f"v{number}")
+    async with pulling(replicating, hostile, tmp_path, "/blobs/", flights=4) as pulls:
+        for number in (0, 1):
+            assert await ask(pulls, f"v{number}", GREEDY) is not None
+        with pytest.raises(FetchUnfinished, match="much is fetched already"):
+            await ask(pulls, "v2", GREEDY)
+        assert await ask(pulls, "v3", OTHER) is not None
+
+
+async def test_questions_that_are_not_answered_yet_count_as_in_vain(
+    hostile: HostileRegistry, replicating: Replicating, tmp_path: Path
+) -> None:
+    async with pulling(replicating, hostile, tmp_path, "/none-", misses_per_minute=3) as pulls:
+        await refuse([ask(pulls, f"none-{number}", GREEDY) for number in range(10)], 7)
+        other = ask(pulls, "none-other", OTHER)
+        await eventually(lambda: was_asked(hostile, "/manifests/none-", 4))
+        assert not other.done()
+
+
+async def test_who_leaves_has_asked_all_the_same(
+    hostile: HostileRegistry, replicating: Replicating, tmp_path: Path
+) -> None:
+    released = asyncio.Event()
+    async with pulling(replicating, hostile, tmp_path, "/none-", released, misses_per_minute=3) as pulls:
+        clients = [ask(pulls, f"none-{number}", GREEDY) for number in range(3)]
+        await eventually(lambda: was_asked(hostile, "/manifests/none-", 3))
+        for client in clients:
+            client.cancel()
+        released.set()
+
+        async def may_not_ask() -> bool:
+            try:
+                return await ask(pulls, "none-3", GREEDY) is None
+            except FetchUnfinished:  # the questions are not answered yet
+                return False
+
+        await eventually(may_not_ask)
+        assert hostile.count("/manifests/none-3") == 0
+
+
+async def test_a_blob_that_is_asked_for_again_and_again_is_hurried_once(
+    hostile: HostileRegistry, replicating: Replicating, tmp_path: Path
+) -> None:
+    layer = Digest.of(hostile.put_image(NAME, "v1").layer)
+    async with (
+        pulling(replicating, hostile, tmp_path / "here", "/blobs/") as pulls,
+        pulling(replicating, hostile, tmp_path / "elsewhere", "/blobs/", blob_seconds=0.05) as elsewhere,
+    ):
+        assert await ask(pulls, "v1", OTHER) is not None
+        for _ in range(5):
+            with pytest.raises(FetchUnfinished):
+                await elsewhere.find_blob(API, layer, GREEDY, is_whole=True)
+        count = sa.select(sa.func.count()).select_from(signals).where(signals.c.topic == HURRY_TOPIC)
+        assert replicating.served.parts.database.read_now(lambda connection: connection.scalar(count)) == 1
+
+
+async def was_asked(hostile: HostileRegistry, path: str, times: int) -> bool:
+    """Whether the source was asked for it so often."""
+    return hostile.count(path) == times
