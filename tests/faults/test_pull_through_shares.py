@@ -145,6 +145,27 @@ async def test_who_leaves_has_asked_all_the_same(
         assert hostile.count("/manifests/none-3") == 0
 
 
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_what_a_source_refuses_to_show_is_remembered_and_in_vain(
+    hostile: HostileRegistry, replicating: Replicating, tmp_path: Path, status: int
+) -> None:
+    """Docker Hub and GitHub do not say of a repository that they have not got it, but that one may not see it."""
+
+    async def refuse_all(request: web.Request) -> web.StreamResponse | None:
+        return web.Response(status=status) if "/manifests/" in request.path else None
+
+    async with pulling(replicating, hostile, tmp_path, "no such path", misses_per_minute=3) as pulls:
+        hostile.misbehave = refuse_all
+        for number in range(6):
+            for _ in range(2):
+                await asyncio.wait({ask(pulls, f"none-{number}", GREEDY)})
+        assert {line.partition("/manifests/")[2] for line in hostile.seen} - {""} == {"none-0", "none-1", "none-2"}
+        assert hostile.count("/manifests/none-1") == 1
+        hostile.misbehave = None
+        hostile.put_image(NAME, "v1")
+        assert await ask(pulls, "v1", OTHER) is not None
+
+
 async def test_a_blob_that_is_asked_for_again_and_again_is_hurried_once(
     hostile: HostileRegistry, replicating: Replicating, tmp_path: Path
 ) -> None:

@@ -278,6 +278,8 @@ class PullThrough:
         key = (wanted.name, wanted.tag)
         if self._remembered.count(key):
             return None
+        if self._remembered.count(("failed", *key)):
+            raise _failed(f"{wanted.name}:{wanted.tag}")
         question = self._questions.get(key)
         if question is None:
             # What is not answered yet may be in vain, too.
@@ -298,8 +300,8 @@ class PullThrough:
         self._asking[account_id] -= 1
         if not self._asking[account_id]:
             del self._asking[account_id]
-        if not done.cancelled() and done.exception() is None and done.result() is None:
-            self._remembered.add(("account", account_id), _MINUTE)
+        if not done.cancelled():
+            done.exception()
 
     async def _answer(self, wanted: Wanted, account_id: int) -> StoredManifest | None:
         what = f"{wanted.name}:{wanted.tag}"
@@ -310,13 +312,18 @@ class PullThrough:
             is_missing = isinstance(error, SourceMissing)
             seconds = self._limits.missing_seconds if is_missing else self._limits.refused_seconds
             self._remembered.add((wanted.name, wanted.tag), seconds)
+            self._remembered.add(("account", account_id), _MINUTE)
             self._note(wanted, "missing" if is_missing else "refused", error)
             return None
         except SourceError as error:
             if error.temporary:
                 self._remembered.add(("source", wanted.spec.name), self._limits.away_seconds)
+            else:
+                # So do some registries answer for what they have not: 401 or 403.
+                self._remembered.add(("failed", wanted.name, wanted.tag), self._limits.missing_seconds)
+                self._remembered.add(("account", account_id), _MINUTE)
             self._note(wanted, "failed", error)
-            raise FetchUnfinished(f"{what} is not here yet, and its source fails; try again in a moment") from error
+            raise _failed(what) from error
         except TimeoutError as error:
             self._note(wanted, "late", None)
             raise _unfinished(what) from error
@@ -500,6 +507,10 @@ def _stored(row: PullRow, content: bytes, *, is_root: bool) -> StoredManifest:
     return StoredManifest(
         manifest.digest, manifest.media_type, content, is_top_level=is_root and manifest.subject is None
     )
+
+
+def _failed(what: str) -> FetchUnfinished:
+    return FetchUnfinished(f"{what} is not here yet, and its source fails; try again in a moment")
 
 
 def _unfinished(what: str) -> FetchUnfinished:
