@@ -10,16 +10,19 @@ import pytest
 import sqlalchemy as sa
 from aiohttp import web
 
+from entrepot.access.plans import parse_plans
+from entrepot.access.scopes import Action
 from entrepot.errors import FetchUnfinished
 from entrepot.oci.digest import Digest
 from entrepot.oci.reference import RepositoryName, Tag
 from entrepot.registry.service import StoredManifest
 from entrepot.replication.pull_through import HURRY_TOPIC, PullThrough, PullThroughLimits
+from entrepot.replication.records import RunFilter
 from entrepot.replication.sources import Sources
 from entrepot.replication.spools import Spools
 from entrepot.storage.clock import utc_now
-from entrepot.storage.tables import signals
-from tests.faults.conftest import PATIENT, Replicating, eventually
+from entrepot.storage.tables import signals, tags
+from tests.faults.conftest import PATIENT, RULE, Replicating, eventually
 from tests.support.hostile import HostileRegistry
 
 NAME = "smm/api"
@@ -166,6 +169,18 @@ async def test_what_a_source_refuses_to_show_is_remembered_and_in_vain(
         assert await ask(pulls, "v1", OTHER) is not None
 
 
+async def test_what_cannot_be_fetched_makes_one_run_however_often_it_is_asked_for(
+    hostile: HostileRegistry, replicating: Replicating, tmp_path: Path
+) -> None:
+    hostile.put_image(NAME, "v1")
+    async with pulling(replicating, hostile, tmp_path, "no such path") as pulls:
+        await replicating.apply_rule(pull_through=True, sign={"key_file": str(tmp_path / "gone.pem")})
+        for _ in range(5):
+            with pytest.raises(FetchUnfinished, match=r"^smm/api:v1 is not here yet, and could not be fetched"):
+                await ask(pulls, "v1", GREEDY)
+    assert len(await replicating.runs.list_runs(RunFilter(RULE), 10)) == 1
+
+
 async def test_a_blob_that_is_asked_for_again_and_again_is_hurried_once(
     hostile: HostileRegistry, replicating: Replicating, tmp_path: Path
 ) -> None:
@@ -180,6 +195,25 @@ async def test_a_blob_that_is_asked_for_again_and_again_is_hurried_once(
                 await elsewhere.find_blob(API, layer, GREEDY, is_whole=True)
         count = sa.select(sa.func.count()).select_from(signals).where(signals.c.topic == HURRY_TOPIC)
         assert replicating.served.parts.database.read_now(lambda connection: connection.scalar(count)) == 1
+
+
+async def test_a_plan_of_some_tags_does_not_lose_what_has_arrived_before_that_is_heard_of(
+    hostile: HostileRegistry, replicating: Replicating, tmp_path: Path
+) -> None:
+    grant = {"repositories": ["smm/**"], "actions": ["pull"], "tags": {"include": ["v1"]}}
+    limits = parse_plans({"plans": {"some": {"grants": [grant]}}})[0].tag_limits(API, Action.PULL)
+    assert limits is not None
+    image = hostile.put_image(NAME, "v2")
+    async with pulling(replicating, hostile, tmp_path, "no such path") as pulls:
+        await replicating.run()
+        reach, layer = replicating.served.parts.registry.reach, Digest.of(image.layer)
+        assert not await reach.is_reached(API, layer, limits)
+        assert not await pulls.leads_to(API, layer, limits)
+        # As another process does, whose word has not come yet.
+        rename = tags.update().values(name="v1")
+        replicating.served.parts.database.write_now(lambda connection: connection.execute(rename))
+        assert await pulls.leads_to(API, layer, limits)
+        assert not await pulls.leads_to(API, Digest.of(b"nothing"), limits)
 
 
 async def was_asked(hostile: HostileRegistry, path: str, times: int) -> bool:

@@ -24,12 +24,12 @@ from entrepot.errors import (
     FetchUnfinished,
     ManifestUnknown,
     NameUnknown,
-    RunInterrupted,
     SignatureRefused,
     SourceError,
     SourceMissing,
     SourceUnsupported,
     TagLeftOut,
+    Unavailable,
 )
 from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Manifest
@@ -218,11 +218,14 @@ class PullThrough:
         return None if row is None or row.content is not None else row.size
 
     async def leads_to(self, name: RepositoryName, digest: Digest, limits: TagLimits) -> bool:
-        """Whether a tag that is on its way and allowed leads to a manifest or blob."""
+        """Whether a tag that is on its way or has just arrived, and is allowed, leads to a manifest or blob."""
         if not await self._find_rules(name):
             return False
         rows = await self._list_arrivals(name, digest)
-        return any(limits.allow(row.tag) for row in rows)
+        if any(limits.allow(row.tag) for row in rows):
+            return True
+        # What is not on its way any more is here, of which this process may hear a moment later.
+        return await self._registry.reach.is_reached(name, digest, limits, is_fresh=True)
 
     async def settle(self, name: RepositoryName, subject: Digest, account_id: int) -> bool:
         """Wait until what belongs to a manifest that is on its way is here, too; False when it is not on its way.
@@ -327,9 +330,12 @@ class PullThrough:
         except TimeoutError as error:
             self._note(wanted, "late", None)
             raise _unfinished(what) from error
-        except RunInterrupted as error:
+        except Unavailable:
+            raise
+        except EntrepotError as error:  # its run failed, with the reason in its report, or ended early
+            self._remembered.add(("failed", wanted.name, wanted.tag), self._limits.missing_seconds)
             self._note(wanted, "failed", error)
-            raise FetchUnfinished(f"{what} is not here yet, and was not fetched; try again in a moment") from error
+            raise _failed(what) from error
 
     async def _fetch(self, wanted: Wanted, account_id: int) -> StoredManifest | None:
         async for _ in _until(self._limits.answer_seconds):
@@ -510,7 +516,7 @@ def _stored(row: PullRow, content: bytes, *, is_root: bool) -> StoredManifest:
 
 
 def _failed(what: str) -> FetchUnfinished:
-    return FetchUnfinished(f"{what} is not here yet, and its source fails; try again in a moment")
+    return FetchUnfinished(f"{what} is not here yet, and could not be fetched a moment ago; try again later")
 
 
 def _unfinished(what: str) -> FetchUnfinished:

@@ -81,7 +81,7 @@ class Arrivals:
         await exchange.send({"type": "http.response.body", "body": b""})
 
     async def leads_to(self, name: RepositoryName, digest: Digest, limits: TagLimits) -> bool:
-        """Whether a tag that is on its way and allowed leads to a manifest or blob."""
+        """Whether a tag that is on its way or has just arrived, and is allowed, leads to a manifest or blob."""
         return await self._pulls.leads_to(name, digest, limits)
 
     async def settle(self, exchange: Exchange, subject: Digest) -> None:
