@@ -398,6 +398,25 @@ async def test_what_a_run_brings_from_a_source_that_was_changed_meanwhile_is_not
         assert await tags_of(mirroring) == before | {"v7"}
 
 
+async def test_a_rule_that_was_changed_while_its_run_went_on_deletes_nothing_by_that_run(
+    hostile: HostileRegistry, mirroring: Replicating
+) -> None:
+    hostile.delete_tag(NAME, "v1")
+    image = hostile.put_image(NAME, "v4")
+
+    async def change_rule(request: web.Request) -> web.StreamResponse | None:
+        if str(image.digest) in request.path:
+            await mirroring.apply_rule(deletions="keep")
+        return None
+
+    hostile.misbehave = change_rule
+    run = await mirroring.run()
+    assert (run.status, run.report["tags_deleted"], run.report["tags_copied"]) == ("done", 0, 1)
+    hostile.misbehave = None
+    await mirroring.apply_rule(deletions="mirror")
+    assert (await mirroring.run()).report["tags_deleted"] == 1
+
+
 async def test_an_immutable_tag_is_neither_moved_nor_deleted_and_both_are_told(
     hostile: HostileRegistry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

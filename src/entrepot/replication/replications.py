@@ -329,9 +329,11 @@ class Replications:
 
             await for_each(found.unchanged().items(), refresh, at_once=self._at_once(rule))
             await Provenance(self._database, rule.name, spec).keep(arrivals.take())
-            await self._deletions(rule, spec, source, note).carry_out(
-                found, failed=arrivals.failed, telling=patience.telling, verify_open=verify_open
-            )
+            # What a run takes away must be wanted when it does, not only when it began.
+            if await self._rulebook.get_rule_and_source(run.rule) == (rule, spec):
+                await self._deletions(rule, spec, source, note).carry_out(
+                    found, failed=arrivals.failed, telling=patience.telling, verify_open=verify_open
+                )
 
     async def _refresh(
         self,
