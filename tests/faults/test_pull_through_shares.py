@@ -216,6 +216,27 @@ async def test_a_plan_of_some_tags_does_not_lose_what_has_arrived_before_that_is
         assert not await pulls.leads_to(API, Digest.of(b"nothing"), limits)
 
 
+async def test_what_customers_pull_does_not_hide_how_the_rule_fares(
+    hostile: HostileRegistry, replicating: Replicating, tmp_path: Path
+) -> None:
+    forgetful = replicating.beside(kept_runs=2)
+    assert (await forgetful.run()).status == "done"
+    before = (await replicating.runs.read_figures()).rules[0]["succeeded_at"]
+    async with pulling(forgetful, hostile, tmp_path, "no such path") as pulls:
+        for number in range(4):
+            hostile.put_image(NAME, f"v{number}")
+            assert await ask(pulls, f"v{number}", OTHER) is not None
+            await eventually(lambda number=number: has_pulls(replicating, min(number + 1, 2)))
+    assert [run.cause for run in await replicating.runs.list_runs(RunFilter(RULE), 10)] == ["pull", "pull", "request"]
+    assert (await replicating.runs.read_figures()).rules[0]["succeeded_at"] == before
+
+
+async def has_pulls(replicating: Replicating, count: int) -> bool:
+    """Whether so many pulls have ended, and none goes on."""
+    runs = [run for run in await replicating.runs.list_runs(RunFilter(RULE), 10) if run.cause == "pull"]
+    return len(runs) == count and not any(run.is_unfinished for run in runs)
+
+
 async def was_asked(hostile: HostileRegistry, path: str, times: int) -> bool:
     """Whether the source was asked for it so often."""
     return hostile.count(path) == times

@@ -302,8 +302,7 @@ class Replications:
             # Who asks for a tag that matches waits for that one, whichever others the rule would pick.
             found = await self._survey(source, rule, scope, tell, is_exact=run.cause == "pull")
             note(Listed(found.items))
-            for item, reason in found.left_out.items():
-                note(ItemLeftOut(item, reason))
+            _note_left_out(found, note)
             publication = self._prepare(source, rule, policy, signer, note)
             patience = _Patience()
 
@@ -329,11 +328,14 @@ class Replications:
 
             await for_each(found.unchanged().items(), refresh, at_once=self._at_once(rule))
             await Provenance(self._database, rule.name, spec).keep(arrivals.take())
-            # What a run takes away must be wanted when it does, not only when it began.
-            if await self._rulebook.get_rule_and_source(run.rule) == (rule, spec):
+            if await self._is_unchanged(rule, spec):
                 await self._deletions(rule, spec, source, note).carry_out(
                     found, failed=arrivals.failed, telling=patience.telling, verify_open=verify_open
                 )
+
+    async def _is_unchanged(self, rule: Rule, spec: SourceSpec) -> bool:
+        """Whether a rule says what it said when a run began: what it takes away must be wanted when it does."""
+        return await self._rulebook.get_rule_and_source(rule.name) == (rule, spec)
 
     async def _refresh(
         self,
@@ -455,6 +457,11 @@ def _summary(report: dict[str, Any]) -> dict[str, Any]:
     problem = report.get("problem", {}).get("problem")
     counts = {name: report[name] for name in ("tags_copied", "bytes", "failed") if name in report}
     return counts | ({"problem": problem} if problem else {})
+
+
+def _note_left_out(found: Survey, tell: Tell) -> None:
+    for item, reason in found.left_out.items():
+        tell(ItemLeftOut(item, reason))
 
 
 async def _stop(*tasks: "asyncio.Task[Any]") -> None:
