@@ -231,6 +231,37 @@ async def test_bytes_are_sent_on_before_the_source_has_sent_them_all(world: Worl
     assert world.source.count("GET", str(Digest.of(image.layer))) == 1
 
 
+async def test_clients_that_leave_while_a_source_hangs_leave_nothing_open(world: World) -> None:
+    image = world.source.put_image(API, "v1-left", Image(layer=os.urandom(LARGE)))
+    gate = Gate(world.source, image.layer)
+    assert (await world.get(f"{API}/manifests/v1-left"))[0] == 200
+    await gate.reached.wait()
+
+    async def leave() -> None:
+        async with world.call(f"{API}/blobs/{Digest.of(image.layer)}") as answer:
+            await answer.content.readexactly(1000)
+
+    async def is_let_go() -> bool:
+        return await asyncio.to_thread(count_open, world.program.data / "arriving") == 1  # by the one that writes it
+
+    await asyncio.gather(*(leave() for _ in range(40)))
+    try:
+        await eventually(is_let_go)
+    finally:
+        gate.opened.set()
+    assert await world.blob(image.layer) == image.layer
+    await world.arrive("v1-left")
+
+
+def count_open(folder: Path) -> int:
+    """How many of a folder's files are open, in all processes that we may look at."""
+    count = 0
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            count += link.readlink().is_relative_to(folder)
+    return count
+
+
 async def test_wrong_bytes_are_never_a_complete_answer(world: World) -> None:
     image = world.source.put_image(API, "v1-liar", Image(layer=os.urandom(LARGE)))
 

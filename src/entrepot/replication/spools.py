@@ -22,7 +22,7 @@ from pathlib import Path
 
 import structlog
 
-from entrepot.errors import ArrivalBroken
+from entrepot.errors import ArrivalBroken, ClientGone
 from entrepot.oci.digest import Digest
 
 _PIECE_BYTES = 1024 * 1024
@@ -146,17 +146,27 @@ class Arrival:
     def __init__(self, descriptor: int, digest: Digest, size: int) -> None:
         self._descriptor = descriptor
         self._digest = digest
+        self._is_left = False
         self.size = size
+
+    def leave(self) -> None:
+        """Let nothing more be read of it: nobody is there any more for whom it would be."""
+        self._is_left = True
 
     def close(self) -> None:
         """Let go of it."""
         os.close(self._descriptor)
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """All of it, as it comes. Raises ArrivalBroken instead of the last byte when it did not come whole."""
+        """All of it, as it comes.
+
+        Raises ArrivalBroken instead of the last byte when it did not come whole, ClientGone once it was left.
+        """
         sent, moved_at, wait = 0, time.monotonic(), _POLL_SECONDS
         try:
             while sent < self.size:
+                if self._is_left:
+                    raise ClientGone("the client went away before all was sent")
                 # In this order: what is written before the lock goes is seen after it went.
                 is_written = _is_written(self._descriptor)
                 length = os.fstat(self._descriptor).st_size

@@ -3,7 +3,9 @@
 Nothing here is called for what is here, nor before it was decided that the sender may have it.
 """
 
-from contextlib import aclosing
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 
 from entrepot.access.plans import TagLimits
 from entrepot.access.scopes import Action
@@ -70,7 +72,7 @@ class Arrivals:
         if isinstance(arriving, int):
             await exchange.send(start)
         else:
-            async with aclosing(arriving.pieces()) as pieces:
+            async with _leaving_with_client(exchange, arriving), aclosing(arriving.pieces()) as pieces:
                 # Once the answer has begun, it could only be broken off.
                 first = await anext(pieces)
                 self._usage.count_content(exchange.principal, exchange.name.value, str(digest), size)
@@ -87,6 +89,21 @@ class Arrivals:
     async def settle(self, exchange: Exchange, subject: Digest) -> None:
         """Wait until what speaks of a manifest that is on its way is here, too. Raises FetchUnfinished."""
         await self._pulls.settle(exchange.name, subject, exchange.principal.account_id)
+
+
+@asynccontextmanager
+async def _leaving_with_client(exchange: Exchange, arriving: Arrival) -> AsyncIterator[None]:
+    """Let go of a blob as soon as the client goes away: while nothing comes, no piece that is sent would show that."""
+
+    async def leave() -> None:
+        if await exchange.request.is_left():
+            arriving.leave()
+
+    watching = asyncio.create_task(leave())
+    try:
+        yield
+    finally:
+        watching.cancel()
 
 
 def _asks_what_is_here(exchange: Exchange) -> bool:
