@@ -1,8 +1,9 @@
 """What is gone at the source and was put here by a rule: kept, deleted at once, or when its time is over.
 
 A tag is gone when a list of its repository that came to its end does not name it, or names it no longer as one of those
-that the rule selects (the newest ten, say); and all tags of a repository are, when the list of repositories came to its
-end without it. A tag that the rule does not mean any more, since the rule was changed, is not gone: it stays.
+that the rule selects (the newest ten, say, unless it pulls the rest through); and all tags of a repository are, when
+the list of repositories came to its end without it. A tag that the rule does not mean any more, since the rule was
+changed, is not gone: it stays.
 
 Whatever is doubtful deletes nothing: a list that broke off, a tag of which its list and the source itself disagree,
 a repository of which something failed in the same run, a source that has nothing left of all that the rule put here.

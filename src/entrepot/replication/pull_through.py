@@ -22,6 +22,8 @@ from entrepot.errors import (
     BlobUnknown,
     EntrepotError,
     FetchUnfinished,
+    ManifestInvalid,
+    ManifestTooLarge,
     ManifestUnknown,
     NameUnknown,
     SignatureRefused,
@@ -59,6 +61,8 @@ Rules = tuple[tuple[Rule, SourceSpec], ...]
 # Published when a client waits for a blob; the key is `RUN DIGEST`.
 HURRY_TOPIC = "replication.hurry"
 _REMEMBERED = 10_000
+# What comes of a manifest that cannot be kept, or not be rebuilt.
+_NOT_KEPT = (SourceUnsupported, ManifestInvalid, ManifestTooLarge)
 _MINUTE = 60.0
 _HURRIED_SECONDS = 5.0
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.02, 0.25
@@ -232,7 +236,8 @@ class PullThrough:
 
         Raises FetchUnfinished.
         """
-        if not any(rule.follow for rule, _ in await self._find_rules(name)):
+        # What belongs to it comes from the source, or is our own signature.
+        if not any(rule.follow or rule.sign is not None for rule, _ in await self._find_rules(name)):
             return False
         is_awaited = False
         with self._among_waiting(account_id):
@@ -311,7 +316,7 @@ class PullThrough:
         try:
             async with asyncio.timeout(self._limits.answer_seconds):
                 return await self._fetch(wanted, account_id)
-        except (SourceMissing, SourceUnsupported, SignatureRefused, TagLeftOut) as error:
+        except (SourceMissing, SignatureRefused, TagLeftOut, *_NOT_KEPT) as error:
             is_missing = isinstance(error, SourceMissing)
             seconds = self._limits.missing_seconds if is_missing else self._limits.refused_seconds
             self._remembered.add((wanted.name, wanted.tag), seconds)
