@@ -269,7 +269,9 @@ class Replication(_Group):
         ge=1024**2,
         description="A larger blob is copied in parts of this size, and after a crash goes on behind the last one.",
     )
-    kept_runs: int = Field(default=200, ge=1, le=10_000, description="Ended runs that are kept of each rule.")
+    kept_runs: int = Field(
+        default=200, ge=1, le=10_000, description="Ended runs that are kept of each rule, and as many of pulls."
+    )
     kept_days: int = Field(default=90, ge=1, description="How long ended runs are kept.")
 
 

@@ -1,6 +1,7 @@
 """What is gone at the source goes here where a rule says so, and only what the rule put here; doubt deletes nothing."""
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,6 +15,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from entrepot.cli.replicate_plan import print_plan, to_document
+from entrepot.errors import RunInterrupted
 from entrepot.oci import media_types
 from entrepot.oci.manifest import Manifest
 from entrepot.oci.reference import RepositoryName, cosign_tags
@@ -260,6 +262,27 @@ async def test_a_tag_that_is_listed_but_cannot_be_had_stays(hostile: HostileRegi
     assert (await mirroring.run()).report["tags"] == {"new": 0, "changed": 0, "same": 3}
 
 
+async def test_a_tag_that_is_listed_and_cannot_be_had_for_a_moment_stays(
+    hostile: HostileRegistry, mirroring: Replicating
+) -> None:
+    """As one of a cluster of registries answers that lags behind, or while a tag is replaced by deleting it first."""
+    asked: list[str] = []
+
+    async def lag(request: web.Request) -> web.StreamResponse | None:
+        if request.path.endswith("/manifests/v1"):
+            asked.append(request.method)
+            if len(asked) == 1:
+                return web.Response(status=404)
+        return None
+
+    hostile.misbehave = lag
+    assert (await mirroring.replications.plan(RULE)).absences.vanished == []
+    asked.clear()
+    run = await mirroring.run()
+    assert (run.status, run.report["tags_deleted"]) == ("done", 0)
+    assert await tags_of(mirroring) == {"v1", "v2", "v3"}
+
+
 async def test_a_tag_that_came_back_meanwhile_stays(hostile: HostileRegistry, mirroring: Replicating) -> None:
     hostile.delete_tag(NAME, "v1")
 
@@ -333,6 +356,65 @@ async def test_another_source_has_not_deleted_what_it_never_had(
         run = await mirroring.run()
         assert run.status == "done", run.report
         assert run.report["tags_deleted"] == (1 if change == "login" else 0)
+
+
+@pytest.mark.parametrize("change", ["rule", "url", "anew", "gone"])
+async def test_what_a_run_brings_from_a_source_that_was_changed_meanwhile_is_not_gone_from_the_next(
+    hostile: HostileRegistry, mirroring: Replicating, change: str
+) -> None:
+    async with serving() as other:
+        other.put_image(NAME, "v7")
+        image = hostile.put_image(NAME, "v4")
+        sources: dict[str, Any] = {"hostile": {"type": "oci", "url": hostile.url}}
+        rule = rule_of("smm/*", deletions="mirror")
+        if change == "url":
+            sources["hostile"]["url"] = other.url
+        elif change != "gone":
+            sources["other"] = {"type": "oci", "url": other.url}
+            rule["source"] = "other"
+        document = {"sources": sources, "rules": {RULE: rule}}
+        changed = False
+
+        async def change_rule(request: web.Request) -> web.StreamResponse | None:
+            nonlocal changed
+            if str(image.digest) in request.path and not changed:
+                changed = True
+                if change in {"anew", "gone"}:
+                    await mirroring.rulebook.delete_rule(RULE, TESTER)
+                if change != "gone":
+                    await mirroring.rulebook.apply(parse_rule_file(document), TESTER)
+            return None
+
+        hostile.misbehave = change_rule
+        with contextlib.suppress(RunInterrupted):
+            await mirroring.run()
+        assert changed
+        assert count_rows(mirroring) == 0
+        if change == "gone":
+            return
+        before = await tags_of(mirroring)
+        run = await mirroring.run()
+        assert (run.status, run.report["tags_deleted"]) == ("done", 0), run.report
+        assert await tags_of(mirroring) == before | {"v7"}
+
+
+async def test_a_rule_that_was_changed_while_its_run_went_on_deletes_nothing_by_that_run(
+    hostile: HostileRegistry, mirroring: Replicating
+) -> None:
+    hostile.delete_tag(NAME, "v1")
+    image = hostile.put_image(NAME, "v4")
+
+    async def change_rule(request: web.Request) -> web.StreamResponse | None:
+        if str(image.digest) in request.path:
+            await mirroring.apply_rule(deletions="keep")
+        return None
+
+    hostile.misbehave = change_rule
+    run = await mirroring.run()
+    assert (run.status, run.report["tags_deleted"], run.report["tags_copied"]) == ("done", 0, 1)
+    hostile.misbehave = None
+    await mirroring.apply_rule(deletions="mirror")
+    assert (await mirroring.run()).report["tags_deleted"] == 1
 
 
 async def test_an_immutable_tag_is_neither_moved_nor_deleted_and_both_are_told(

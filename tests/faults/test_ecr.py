@@ -5,7 +5,6 @@ import json
 import os
 import re
 import ssl
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -27,7 +26,7 @@ from tests.support.content import Image
 from tests.support.forward_proxy import forward_proxy
 from tests.support.hostile import send_pieces
 from tests.support.hostile_ecr import PUSHED_AT, Answer, HostileEcr, also, amz_error, serving_ecr
-from tests.support.programs import run_well
+from tests.support.programs import run_measured
 from tests.support.served import TESTER, Served
 from tests.support.servers import make_certificate
 from tests.support.whole import verify_whole
@@ -298,28 +297,16 @@ async def test_ten_thousand_tags_are_planned_in_seconds_and_little_memory(ecr: H
     rule = {"source": "internal", "repositories": ["smm/*"], "tags": {"include": ["*"]}}
     document = {"sources": {"internal": ecr.document}, "rules": {RULE: rule}}
     (tmp_path / "replication.yaml").write_text(json.dumps(document))
-    command = [sys.executable, "-m", "entrepot", "--data", tmp_path / "data", "replicate"]
-    await asyncio.to_thread(run_well, *command, "apply", tmp_path / "replication.yaml")
+    command = ["--data", tmp_path / "data", "replicate"]
+    await asyncio.to_thread(run_measured, tmp_path, *command, "apply", tmp_path / "replication.yaml")
 
-    # Its own processor time and peak memory: what a busy machine makes of seconds, and what wait4 tells of a process
-    # that was forked from a large one, says nothing.
-    script = (
-        "import atexit, os, pathlib, runpy\n"
-        f"report = pathlib.Path({str(tmp_path / 'report')!r})\n"
-        "status = pathlib.Path('/proc/self/status')\n"
-        "atexit.register(lambda: report.write_text(f'{sum(os.times()[:2])}\\n{status.read_text()}'))\n"
-        "runpy.run_module('entrepot', run_name='__main__')\n"
-    )
-    command[1:3] = ["-c", script]
-    plan = json.loads(await asyncio.to_thread(run_well, *command, "plan", RULE, "--json"))
-    report = (tmp_path / "report").read_text()
-    peak = re.search(r"VmHWM:\s+(\d+) kB", report)
-    assert plan["tags"] == {"new": MANY, "changed": 0, "same": 0}
+    # Processor time: what a busy machine makes of seconds says nothing.
+    measured = await asyncio.to_thread(run_measured, tmp_path, *command, "plan", RULE, "--json")
+    assert json.loads(measured.output)["tags"] == {"new": MANY, "changed": 0, "same": 0}
     assert ecr.calls.count("DescribeImages") == MANY / 1000
     assert ecr.registry.count("HEAD") == 0
-    assert float(report.splitlines()[0]) < 10
-    assert peak is not None
-    assert int(peak[1]) < 200 * 1024
+    assert measured.seconds < 10
+    assert measured.peak_bytes < 200e6
 
 
 async def test_an_authority_of_its_own_is_trusted_for_the_api_and_for_content(tmp_path: Path) -> None:

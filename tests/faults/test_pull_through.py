@@ -20,13 +20,13 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from aiohttp import web
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from entrepot.access.plans import parse_plans
 from entrepot.bootstrap import build_parts, close_parts
 from entrepot.oci.digest import Digest
 from entrepot.oci.media_types import OCI_INDEX, OCI_MANIFEST
+from entrepot.oci.reference import cosign_tags
 from entrepot.replication.rules import parse_rule_file
 from entrepot.settings import Settings
 from tests.support.content import Image, descriptor, image_for, index_of, platform_index
@@ -34,6 +34,7 @@ from tests.support.hostile import Gate, HostileRegistry, serving
 from tests.support.programs import Entrepot, Process, require, run
 from tests.support.served import TESTER, RegistryClient, serve
 from tests.support.servers import PostgreSql
+from tests.support.signatures import private_pem, public_pem
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -49,8 +50,8 @@ PLANS = {
 }
 AMD, ARM = "linux/amd64", "linux/arm64"
 RULE = {"source": "internal", "repositories": ["smm/*"], "tags": {"include": ["v*"]}, "pull_through": True}
-KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
-PEM = KEY.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
+KEY = ec.generate_private_key(ec.SECP256R1())
+PEM = public_pem(KEY)
 SIGNED = {"repositories": ["vendor/*"], "target": "smm/of/{repository}", "trust": {"cosign": {"keys": [PEM]}}}
 PICKED = {
     "repositories": ["picked/*"],
@@ -59,6 +60,8 @@ PICKED = {
     "platforms": {"keep": [AMD], "rebuild": True},
 }
 SPARSE = {"repositories": ["sparse/*"], "target": "smm/{repository}", "platforms": [AMD]}
+# Nothing follows from the source; what speaks of it is ours.
+OURS = {"repositories": ["ours/*"], "target": "smm/{repository}", "referrers": "none"}
 LARGE, PART = 3_000_000, 1024 * 1024
 PATIENCE_SECONDS = 60
 
@@ -140,6 +143,9 @@ async def prepare(data: Path, source: str) -> dict[str, tuple[str, str]]:
     try:
         await parts.plans.apply(parse_plans({"plans": PLANS}), TESTER)
         rules = {"smm": RULE, "signed": RULE | SIGNED, "picked": RULE | PICKED, "sparse": RULE | SPARSE}
+        key = data.parent / "publish.key"
+        key.write_bytes(private_pem(KEY))
+        rules["ours"] = RULE | OURS | {"sign": {"key_file": str(key)}}
         document = {"sources": {"internal": {"type": "oci", "url": source}}, "rules": rules}
         await parts.rulebook.apply(parse_rule_file(document), TESTER)
         found = {}
@@ -231,6 +237,37 @@ async def test_bytes_are_sent_on_before_the_source_has_sent_them_all(world: Worl
     assert world.source.count("GET", str(Digest.of(image.layer))) == 1
 
 
+async def test_clients_that_leave_while_a_source_hangs_leave_nothing_open(world: World) -> None:
+    image = world.source.put_image(API, "v1-left", Image(layer=os.urandom(LARGE)))
+    gate = Gate(world.source, image.layer)
+    assert (await world.get(f"{API}/manifests/v1-left"))[0] == 200
+    await gate.reached.wait()
+
+    async def leave() -> None:
+        async with world.call(f"{API}/blobs/{Digest.of(image.layer)}") as answer:
+            await answer.content.readexactly(1000)
+
+    async def is_let_go() -> bool:
+        return await asyncio.to_thread(count_open, world.program.data / "arriving") == 1  # by the one that writes it
+
+    await asyncio.gather(*(leave() for _ in range(40)))
+    try:
+        await eventually(is_let_go)
+    finally:
+        gate.opened.set()
+    assert await world.blob(image.layer) == image.layer
+    await world.arrive("v1-left")
+
+
+def count_open(folder: Path) -> int:
+    """How many of a folder's files are open, in all processes that we may look at."""
+    count = 0
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            count += link.readlink().is_relative_to(folder)
+    return count
+
+
 async def test_wrong_bytes_are_never_a_complete_answer(world: World) -> None:
     image = world.source.put_image(API, "v1-liar", Image(layer=os.urandom(LARGE)))
 
@@ -319,6 +356,29 @@ async def test_what_is_served_is_what_the_rule_makes_of_it(world: World, kind: s
     # What is for others alone is left out.
     world.source.put_image(f"{kind}/api", "v3.0.0", image_for(ARM))
     assert (await world.get(f"smm/{kind}/api/manifests/v3.0.0"))[0] == 404
+
+
+async def test_an_index_that_cannot_be_rebuilt_is_as_if_it_were_not_there(world: World) -> None:
+    images = {platform: image_for(platform) for platform in (AMD, ARM)}
+    # Written anew, each of these characters takes three times the room, and all of them too much.
+    note = {"annotations": {"note": "\u00e9" * 1_000_000}}
+    index = json.dumps(json.loads(platform_index(images)) | note, ensure_ascii=False).encode()
+    world.source.put_manifest("picked/large", index, OCI_INDEX, "v1.0.0")
+    assert (await world.get("smm/picked/large/manifests/v1.0.0"))[0] == 404
+    assert await world.count("refused", "picked") >= 1
+
+
+async def test_our_own_signature_is_waited_for_though_nothing_else_follows(world: World) -> None:
+    image = world.source.put_image("ours/api", "v1", Image(layer=os.urandom(LARGE)))
+    gate = Gate(world.source, image.layer, first=100)
+    assert (await world.get("smm/ours/api/manifests/v1"))[1] == image.manifest
+    paths = (f"manifests/{cosign_tags(image.digest)[0]}", f"referrers/{image.digest}")
+    waiting = [asyncio.create_task(world.get(f"smm/ours/api/{path}")) for path in paths]
+    done, _ = await asyncio.wait(waiting, timeout=0.5)
+    assert not done
+    gate.opened.set()
+    (status, _), (_, referrers) = await asyncio.gather(*waiting)
+    assert (status, len(json.loads(referrers)["manifests"])) == (200, 1)
 
 
 async def test_a_plan_of_some_tags_gets_what_an_allowed_tag_on_its_way_leads_to(world: World) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -14,7 +15,8 @@ from entrepot.oci.reference import RepositoryName, Tag
 from entrepot.replication.records import RunFilter
 from entrepot.replication.rules import parse_rule_file
 from entrepot.replication.runs import Run
-from tests.faults.conftest import RULE, Replicating, eventually, working
+from entrepot.storage.clock import utc_now
+from tests.faults.conftest import LIMITS, PATIENT, RULE, FakeClock, Replicating, eventually, working
 from tests.support.content import Image
 from tests.support.hostile import Gate, HostileRegistry, send_pieces
 from tests.support.served import TESTER
@@ -194,6 +196,19 @@ async def test_finished_runs_are_kept_in_bounded_number(hostile: HostileRegistry
     forgetful = replicating.beside(kept_runs=3)
     ids = [(await forgetful.run()).id for _ in range(5)]
     assert [run.id for run in await replicating.runs.list_runs(RunFilter(RULE), 10)] == ids[:1:-1]
+
+
+async def test_finished_runs_are_kept_for_so_long(hostile: HostileRegistry, replicating: Replicating) -> None:
+    hostile.put_image(API.value, "v1", IMAGE)
+    clock = FakeClock(utc_now())
+    limits = replace(LIMITS, kept=timedelta(days=90))
+    dated = Replicating(replicating.served, PATIENT, limits=limits, clock=clock)
+    await dated.run()
+    clock.now += timedelta(days=90)
+    kept = await dated.run()
+    clock.now += timedelta(seconds=1)
+    latest = await dated.run()
+    assert [run.id for run in await dated.runs.list_runs(RunFilter(RULE), 10)] == [latest.id, kept.id]
 
 
 async def test_a_listener_that_fails_ends_the_run_with_a_reason(

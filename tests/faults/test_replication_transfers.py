@@ -1,6 +1,8 @@
 """Large blobs on their way: broken off, given up, gone on with, by one process or two; and tags that move meanwhile."""
 
 import asyncio
+import hashlib
+import json
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from aiohttp import web
 
+from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
 from entrepot.oci.reference import RepositoryName, Tag
 from entrepot.registry.garbage import GarbageCollector
@@ -19,6 +22,7 @@ from entrepot.storage.tables import replication_transfers, upload_chunks, upload
 from tests.faults.conftest import PATIENT, RULE, Replicating
 from tests.support.content import Image
 from tests.support.hostile import Gate, HostileRegistry, send_pieces
+from tests.support.programs import run_measured
 from tests.support.served import TESTER, Served, files_below, serve
 
 API = RepositoryName("smm/api")
@@ -88,6 +92,37 @@ async def test_a_large_blob_comes_in_parts_and_is_whole(hostile: HostileRegistry
     # Nothing is left of the parts.
     assert rows(parted.served, uploads) == rows(parted.served, replication_transfers) == 0
     assert len(files_below(parted.served.parts.settings.data / "blobs")) == 2
+
+
+async def test_a_huge_layer_takes_little_memory(hostile: HostileRegistry, tmp_path: Path) -> None:
+    # It comes in several parts, each larger than what may be added to the memory of a process that copies nothing.
+    piece, count, part, most = os.urandom(1024 * 1024), 160, 64 * 1024**2, 50_000_000
+    hasher = hashlib.sha256()
+    for _ in range(count):
+        hasher.update(piece)
+    digest = f"sha256:{hasher.hexdigest()}"
+    image = hostile.put_image(API.value)
+    layer = json.loads(image.manifest)["layers"][0] | {"digest": digest, "size": count * len(piece)}
+    manifest = json.dumps(json.loads(image.manifest) | {"layers": [layer]}).encode()
+    hostile.put_manifest(API.value, manifest, media_types.OCI_MANIFEST, "v1")
+
+    async def send(request: web.Request) -> web.StreamResponse | None:
+        is_it = digest in request.path
+        return await send_pieces(request, [piece] * count, length=count * len(piece)) if is_it else None
+
+    hostile.misbehave = send
+    rule = {"source": "hostile", "repositories": ["smm/*"], "tags": {"include": ["*"]}}
+    document = {"sources": {"hostile": {"type": "oci", "url": hostile.url}}, "rules": {RULE: rule}}
+    (tmp_path / "replication.yaml").write_text(json.dumps(document))
+    command = ["--data", tmp_path / "data", "replicate"]
+    await asyncio.to_thread(run_measured, tmp_path, *command, "apply", tmp_path / "replication.yaml")
+    idle = await asyncio.to_thread(run_measured, tmp_path, *command, "plan", RULE, "--json")
+    parts = {"ENTREPOT_REPLICATION__PART_BYTES": str(part)}
+    measured = await asyncio.to_thread(
+        run_measured, tmp_path, *command, "run", RULE, "--wait", "--json", environment=parts
+    )
+    assert json.loads(measured.output)["report"]["bytes"] > 2 * part
+    assert measured.peak_bytes < idle.peak_bytes + most
 
 
 async def test_another_run_goes_on_where_the_source_broke_off(hostile: HostileRegistry, parted: Replicating) -> None:

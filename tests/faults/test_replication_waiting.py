@@ -13,6 +13,8 @@ from entrepot.errors import RuleUnknown, RunActive, RunCancelled, RunFinished, R
 from entrepot.oci.digest import Digest
 from entrepot.oci.reference import RepositoryName, Tag
 from entrepot.replication.backoff import Backoff
+from entrepot.replication.events import silent
+from entrepot.replication.listing import Spot
 from entrepot.replication.records import RunFilter
 from entrepot.replication.runs import Run
 from tests.faults.conftest import PATIENT, RULE, FakeClock, Replicating, eventually, working
@@ -301,6 +303,15 @@ class TestWindow:
         await dated.apply_other("night", "other/api", window="22:00-06:00")
         hostile.put_image("other/api", "v1")
         assert (await dated.replications.run("night", TESTER)).status == "done"
+
+    async def test_who_pulls_needs_no_window(self, hostile: HostileRegistry, dated: Replicating) -> None:
+        await dated.apply_other("night", "other/api", window="22:00-06:00", pull_through=True)
+        hostile.put_image("other/api", "v1")
+        rule = (await dated.rulebook.get_rule("night")).rule
+        spot, target = Spot("other/api", "v1"), RepositoryName("other/api")
+        pull = await dated.runs.claim_pull(rule, spot, target, timedelta(seconds=5))
+        assert pull is not None
+        assert (await dated.replications.carry_out_pull(pull, silent)).status == "done"
 
 
 class TestSchedule:

@@ -18,6 +18,7 @@ from entrepot.oci.reference import RepositoryName, Tag, cosign_tags
 from entrepot.registry.garbage import GarbageCollector
 from entrepot.replication import records
 from entrepot.replication.differences import Change
+from entrepot.replication.events import silent
 from entrepot.replication.export import Export, Wanted
 from entrepot.replication.layout_writers import open_writer
 from entrepot.replication.listing import Spot
@@ -404,6 +405,32 @@ async def test_the_newest_versions_are_copied_and_older_ones_stay(
     assert set(await read_tags(replicating)) == {"v1.10.0", "v2.0.0"}
     found = await verify(replicating)
     assert (found["is_equal"], found["equal"], found["kept"]) == (True, 1, [])
+
+
+async def test_what_was_pulled_is_looked_after_though_it_is_not_the_newest(
+    hostile: HostileRegistry, replicating: Replicating
+) -> None:
+    for tag in ("v1.0.0", "v2.0.0", "latest"):
+        hostile.put_image(NAME, tag)
+    tags = {"include": ["*"], "newest": {"count": 1, "by": "version"}}
+    await replicating.apply_rule(tags=tags, pull_through=True, deletions="mirror")
+    rule = (await replicating.rulebook.get_rule(RULE)).rule
+    pull = await replicating.runs.claim_pull(rule, Spot(NAME, "latest"), API, timedelta(seconds=5))
+    assert pull is not None
+    assert (await replicating.replications.carry_out_pull(pull, silent)).status == "done"
+    assert (await replicating.run()).report["tags_deleted"] == 0
+    assert set(await read_tags(replicating)) == {"v2.0.0", "latest"}
+
+    hostile.delete_tag(NAME, "latest")
+    moved = hostile.put_image(NAME, "latest")
+    assert [item["what"] for item in (await verify(replicating))["different"]] == [f"{NAME}:latest"]
+    assert (await replicating.run()).report["tags"] == {"new": 0, "changed": 1, "same": 1}
+    assert (await read_tags(replicating))["latest"] == moved.digest
+    assert (await verify(replicating))["is_equal"]
+
+    hostile.delete_tag(NAME, "latest")
+    assert (await replicating.run()).report["tags_deleted"] == 1
+    assert set(await read_tags(replicating)) == {"v2.0.0"}
 
 
 async def test_a_push_is_judged_among_all_tags_of_its_repository(

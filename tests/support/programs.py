@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -75,6 +76,35 @@ def run_well(*command: str | Path, **options: Any) -> str:
     done = run(*command, **options)
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run of `entrepot` printed, its seconds of processor time, and the most memory that it had, in bytes."""
+
+    output: str
+    seconds: float
+    peak_bytes: int
+
+
+def run_measured(folder: Path, *arguments: str | Path, **options: Any) -> Measured:
+    """Run `entrepot` with these arguments, which must succeed; `folder` takes a file.
+
+    By its own account: what wait4 tells of a process that was forked from a large one says nothing.
+    """
+    report = folder / "measured"
+    script = (
+        "import atexit, os, pathlib, runpy\n"
+        f"report = pathlib.Path({str(report)!r})\n"
+        "status = pathlib.Path('/proc/self/status')\n"
+        "atexit.register(lambda: report.write_text(f'{sum(os.times()[:2])}\\n{status.read_text()}'))\n"
+        "runpy.run_module('entrepot', run_name='__main__')\n"
+    )
+    output = run_well(sys.executable, "-c", script, *arguments, **options)
+    text = report.read_text()
+    peak = re.search(r"VmHWM:\s+(\d+) kB", text)
+    assert peak is not None
+    return Measured(output, float(text.splitlines()[0]), int(peak[1]) * 1024)
 
 
 @dataclass

@@ -219,7 +219,8 @@ def verify(
             print(f"different  {item.target}:{item.tag}, there {item.digest}, here {item.here}")
         for vanished in found.gone:
             reason = f", {vanished.refused}" if vanished.refused else ""
-            print(f"gone       {vanished.placed}, not at the source any more, here {vanished.placed.digest}{reason}")
+            what = f"{vanished.placed}, not at the source any more or not new enough"
+            print(f"gone       {what}, here {vanished.placed.digest}{reason}")
         for kind, lines in (("unlisted ", found.unlisted), ("broken   ", found.broken)):
             for line in lines:
                 print(f"{kind}  {line}")

@@ -43,10 +43,15 @@ class Reach:
         """A number that is another one whenever something changed in the repository."""
         return self._generations.get(name.value, 0)
 
-    async def is_reached(self, name: RepositoryName, digest: Digest, limits: TagLimits) -> bool:
-        """Whether an allowed tag leads to a manifest or blob. Raises DatabaseUnavailable."""
+    async def is_reached(
+        self, name: RepositoryName, digest: Digest, limits: TagLimits, *, is_fresh: bool = False
+    ) -> bool:
+        """Whether an allowed tag leads to a manifest or blob; `is_fresh`: also if that was not heard of yet.
+
+        Raises DatabaseUnavailable.
+        """
         key = (name.value, self.generation(name), limits.name, str(digest))
-        answer = self._answers.find(key)
+        answer = None if is_fresh else self._answers.find(key)
         if answer is None:
             mark = self._answers.mark()
             answer = await self._database.read(lambda connection: _search(connection, name, digest, limits))

@@ -1,9 +1,9 @@
 """Bounded concurrency: so many at a time, and never a task per thing there is to do."""
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
-from contextlib import asynccontextmanager
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from operator import length_hint
 from typing import TypeVar
 
@@ -85,3 +85,28 @@ class Turns:
 
     def _has_room(self, key: Hashable) -> bool:
         return self._taken < self._at_once * (2 if key in self._hurried else 1)
+
+
+class Shares:
+    """So many places. Whoever holds some gets no more than are left, so that there is always one for somebody else."""
+
+    def __init__(self, places: int) -> None:
+        self._left = places
+        self._held: Counter[Hashable] = Counter()
+
+    def has_room(self, holder: Hashable) -> bool:
+        """Whether there is a place for whoever asks."""
+        return self._held[holder] < self._left
+
+    @contextmanager
+    def hold(self, holder: Hashable) -> Iterator[None]:
+        """Hold a place. There must be room."""
+        self._held[holder] += 1
+        self._left -= 1
+        try:
+            yield
+        finally:
+            self._left += 1
+            self._held[holder] -= 1
+            if not self._held[holder]:
+                del self._held[holder]

@@ -1,8 +1,9 @@
 """What is gone at the source and was put here by a rule: kept, deleted at once, or when its time is over.
 
 A tag is gone when a list of its repository that came to its end does not name it, or names it no longer as one of those
-that the rule selects (the newest ten, say); and all tags of a repository are, when the list of repositories came to its
-end without it. A tag that the rule does not mean any more, since the rule was changed, is not gone: it stays.
+that the rule selects (the newest ten, say, unless it pulls the rest through); and all tags of a repository are, when
+the list of repositories came to its end without it. A tag that the rule does not mean any more, since the rule was
+changed, is not gone: it stays.
 
 Whatever is doubtful deletes nothing: a list that broke off, a tag of which its list and the source itself disagree,
 a repository of which something failed in the same run, a source that has nothing left of all that the rule put here.
@@ -74,13 +75,22 @@ def select_gone(rule: Rule, placed: Iterable[Placed], found: Survey) -> tuple[li
     for one in sorted(placed, key=lambda one: (one.target, one.tag)):
         if not _is_meant(rule, one):
             continue
-        # Without a list of all repositories, one that was not listed may have anything.
-        is_known = one.origin in found.listed or found.is_whole
-        if is_known and (one.origin, one.tag) not in there:
+        if (one.origin, one.tag) not in there and _is_known_to_lack(found, one):
             gone.append(one)
         else:
             has_others = True
     return gone, has_others
+
+
+def _is_known_to_lack(found: Survey, placed: Placed) -> bool:
+    """Whether the lists that the survey read say that a tag is gone, or not new enough any more."""
+    listed = found.listed.get(placed.origin)
+    if listed is None:
+        # Without a list of all repositories, one that was not listed may have anything.
+        return found.is_whole
+    # What is listed and was not there when it was asked for may come back at once: it is being replaced, or one of
+    # the registry's own replicas lags behind.
+    return placed.tag not in listed or placed.tag in found.passed_over.get(placed.origin, ())
 
 
 def _is_meant(rule: Rule, placed: Placed) -> bool:

@@ -100,7 +100,7 @@ async def survey(
         some = wanted.get(name)
         try:
             if some is None:
-                entries = await _read_tags(source, rule, name, now, found)
+                entries = await _read_tags(source, registry, rule, name, now, found)
             else:
                 entries, tags[name] = await _read_some(source, name, some), None
         except SourceMissing as error:
@@ -150,7 +150,7 @@ async def _find_repositories(source: Source, rule: Rule) -> list[RepositoryName]
 
 
 async def _read_tags(
-    source: Source, rule: Rule, repository: RepositoryName, now: datetime, found: Survey
+    source: Source, registry: Registry, rule: Rule, repository: RepositoryName, now: datetime, found: Survey
 ) -> list[TagEntry]:
     """What every tag that the rule means names at the source; the survey takes in what else the list says."""
     listed = [entry async for entry in source.list_tags(repository)]
@@ -163,6 +163,11 @@ async def _read_tags(
 
     # On a thread, since 100,000 tags take a second or two, in which others want to be served.
     entries, passed_over = await asyncio.to_thread(pick)
+    if rule.pull_through and passed_over:
+        # What was pulled before is looked after like what is copied ahead.
+        pulled = await registry.read_tag_digests(rule.target_of(repository), passed_over)
+        entries += [entry for entry in listed if entry.tag in pulled]
+        passed_over -= pulled.keys()
     unknown = [entry.tag for entry in entries if entry.digest is None]
     known = [entry for entry in entries if entry.digest is not None]
     found.tags[repository], found.passed_over[repository] = attached, passed_over

@@ -18,6 +18,8 @@ from entrepot.replication import provenance_records as records
 from entrepot.replication.differences import Change, Item
 from entrepot.replication.events import CompanionNamed, Event, ItemFailed, ItemFinished, Listed
 from entrepot.replication.report import is_refusal
+from entrepot.replication.rulebook import is_still_from
+from entrepot.replication.source_specs import SourceSpec
 from entrepot.storage.database import Database
 
 
@@ -103,11 +105,15 @@ class Arrivals:
 
 
 class Provenance:
-    """The tags that one rule put here."""
+    """The tags that one rule put here from one source.
 
-    def __init__(self, database: Database, rule: str) -> None:
+    Once the rule copies from another source, nothing more is written down: what came from the one before stays.
+    """
+
+    def __init__(self, database: Database, rule: str, spec: SourceSpec) -> None:
         self._database = database
         self._rule = rule
+        self._spec = spec
 
     async def list_placed(self) -> list[Placed]:
         """All of them."""
@@ -143,7 +149,8 @@ class Provenance:
             some = rows[start : start + records.BATCH]
 
             def work(connection: sa.Connection, some: list[records.Row] = some) -> None:
-                records.put_placed(connection, some)
+                if is_still_from(connection, self._rule, self._spec):
+                    records.put_placed(connection, some)
 
             await self._database.write(work)
 

@@ -7,29 +7,31 @@ database sees to; every process answers for it. See docs/decisions/0026.
 import asyncio
 import contextlib
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import prometheus_client
 import sqlalchemy as sa
 import structlog
-from prometheus_client import Counter
 
 from entrepot.access.plans import TagLimits
 from entrepot.errors import (
     BlobUnknown,
     EntrepotError,
     FetchUnfinished,
+    ManifestInvalid,
+    ManifestTooLarge,
     ManifestUnknown,
     NameUnknown,
-    RunInterrupted,
     SignatureRefused,
     SourceError,
     SourceMissing,
     SourceUnsupported,
     TagLeftOut,
+    Unavailable,
 )
 from entrepot.oci.digest import Digest
 from entrepot.oci.manifest import Manifest
@@ -37,6 +39,7 @@ from entrepot.oci.reference import Reference, RepositoryName, Tag, subject_of
 from entrepot.registry.service import Registry, StoredManifest
 from entrepot.registry.uploads import Uploads
 from entrepot.replication import pull_records
+from entrepot.replication.concurrency import Shares
 from entrepot.replication.flights import Flight, Wanted
 from entrepot.replication.listing import Spot
 from entrepot.replication.pull_records import ArrivalRow, PullRow
@@ -58,10 +61,13 @@ Rules = tuple[tuple[Rule, SourceSpec], ...]
 # Published when a client waits for a blob; the key is `RUN DIGEST`.
 HURRY_TOPIC = "replication.hurry"
 _REMEMBERED = 10_000
+# What comes of a manifest that cannot be kept, or not be rebuilt.
+_NOT_KEPT = (SourceUnsupported, ManifestInvalid, ManifestTooLarge)
 _MINUTE = 60.0
+_HURRIED_SECONDS = 5.0
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.02, 0.25
 
-FETCHED = Counter(
+FETCHED = prometheus_client.Counter(
     "entrepot_pull_through_total",
     "Tags that were asked for and not here, by what became of them.",
     ["rule", "result"],
@@ -78,6 +84,7 @@ class PullThroughLimits:
     manifest, and `blob_seconds` for the first byte of a blob. What a source does not have is remembered for
     `missing_seconds`, what it may not publish for `refused_seconds`, and that it does not answer for `away_seconds`. An
     account may ask a source in vain so often a minute. A run without a sign of life for `silence` is taken over.
+    Of the `flights` and of the clients that wait, one account has no more than are left for others.
     """
 
     look_ups: int = 8
@@ -128,7 +135,11 @@ class PullThrough:
         self._look_ups: dict[str, asyncio.Semaphore] = {}
         self._questions: dict[tuple[RepositoryName, Tag], asyncio.Task[StoredManifest | None]] = {}
         self._flights: dict[str, tuple[Flight, asyncio.Task[None]]] = {}
-        self._waiting = 0
+        # Questions that are under way, by the account that asked first.
+        self._asking: Counter[int] = Counter()
+        self._in_flight = Shares(self._limits.flights)
+        self._waiting = Shares(self._limits.waiting)
+        self._hurried = _Remembered()
         self._loop: asyncio.AbstractEventLoop | None = None
         signals.listen(WORK_TOPIC, self._forget_rules)
         signals.listen(HURRY_TOPIC, self._hear_hurry)
@@ -163,7 +174,7 @@ class PullThrough:
             return await self._find_arriving_manifest(name, reference)
         subject = subject_of(reference)
         if subject is not None:
-            is_awaited = await self.settle(name, subject)
+            is_awaited = await self.settle(name, subject, account_id)
             return await self._find_here(name, reference) if is_awaited else None
         wanted = await self._find_wanted(name, reference)
         if wanted is None:
@@ -175,12 +186,11 @@ class PullThrough:
         await verify_may_ask()
         if self._remembered.count(("account", account_id)) >= self._limits.misses_per_minute:
             return None
-        found = await self._ask(wanted)
-        if found is None:
-            self._remembered.add(("account", account_id), _MINUTE)
-        return found
+        return await self._ask(wanted, account_id)
 
-    async def find_blob(self, name: RepositoryName, digest: Digest, *, is_whole: bool) -> OpenBlob | Arrival | None:
+    async def find_blob(
+        self, name: RepositoryName, digest: Digest, account_id: int, *, is_whole: bool
+    ) -> OpenBlob | Arrival | None:
         """A blob that a tag on its way leads to, as soon as it can be read; None when there is no such tag.
 
         `is_whole`: it may be sent while it arrives. Raises FetchUnfinished.
@@ -188,7 +198,7 @@ class PullThrough:
         if not await self._find_rules(name):
             return None
         is_hurried = False
-        with self._among_waiting():
+        with self._among_waiting(account_id):
             async for _ in _until(self._limits.blob_seconds):
                 row = await self._find_arrival(name, digest)
                 with contextlib.suppress(BlobUnknown):
@@ -196,7 +206,7 @@ class PullThrough:
                 if row is None or row.size is None or row.content is not None:
                     return None
                 if not self._is_alive(row):
-                    await self._take_over(name, Tag(row.tag))
+                    await self._take_over(name, Tag(row.tag), account_id)
                     continue
                 arrival = self._spools.find(digest, row.runner or "", row.size) if is_whole and row.size else None
                 if arrival is not None:
@@ -212,28 +222,32 @@ class PullThrough:
         return None if row is None or row.content is not None else row.size
 
     async def leads_to(self, name: RepositoryName, digest: Digest, limits: TagLimits) -> bool:
-        """Whether a tag that is on its way and allowed leads to a manifest or blob."""
+        """Whether a tag that is on its way or has just arrived, and is allowed, leads to a manifest or blob."""
         if not await self._find_rules(name):
             return False
         rows = await self._list_arrivals(name, digest)
-        return any(limits.allow(row.tag) for row in rows)
+        if any(limits.allow(row.tag) for row in rows):
+            return True
+        # What is not on its way any more is here, of which this process may hear a moment later.
+        return await self._registry.reach.is_reached(name, digest, limits, is_fresh=True)
 
-    async def settle(self, name: RepositoryName, subject: Digest) -> bool:
+    async def settle(self, name: RepositoryName, subject: Digest, account_id: int) -> bool:
         """Wait until what belongs to a manifest that is on its way is here, too; False when it is not on its way.
 
         Raises FetchUnfinished.
         """
-        if not any(rule.follow for rule, _ in await self._find_rules(name)):
+        # What belongs to it comes from the source, or is our own signature.
+        if not any(rule.follow or rule.sign is not None for rule, _ in await self._find_rules(name)):
             return False
         is_awaited = False
-        with self._among_waiting():
+        with self._among_waiting(account_id):
             async for _ in _until(self._limits.blob_seconds):
                 row = await self._find_arrival(name, subject)
                 if row is None:
                     return is_awaited
                 is_awaited = True
                 if not self._is_alive(row):
-                    await self._take_over(name, Tag(row.tag))
+                    await self._take_over(name, Tag(row.tag), account_id)
         raise _unfinished(f"what belongs to {subject} of {name}")
 
     # Which rule brings a tag
@@ -267,48 +281,68 @@ class PullThrough:
 
     # Asking, once
 
-    async def _ask(self, wanted: Wanted) -> StoredManifest | None:
+    async def _ask(self, wanted: Wanted, account_id: int) -> StoredManifest | None:
         """What a tag names, asked for once in this process, however many wait. Raises FetchUnfinished."""
         key = (wanted.name, wanted.tag)
         if self._remembered.count(key):
             return None
+        if self._remembered.count(("failed", *key)):
+            raise _failed(f"{wanted.name}:{wanted.tag}")
         question = self._questions.get(key)
         if question is None:
-            question = self._questions[key] = asyncio.create_task(self._answer(wanted))
-            question.add_done_callback(lambda done: self._end_question(key, done))
-        with self._among_waiting():
+            # What is not answered yet may be in vain, too.
+            in_vain = self._remembered.count(("account", account_id)) + self._asking[account_id]
+            if in_vain >= self._limits.misses_per_minute:
+                raise FetchUnfinished("too much that is not here is asked for at once; try again in a moment")
+            self._asking[account_id] += 1
+            question = self._questions[key] = asyncio.create_task(self._answer(wanted, account_id))
+            question.add_done_callback(lambda done: self._end_question(key, account_id, done))
+        with self._among_waiting(account_id):
             # The question goes on without whoever asked.
             return await asyncio.shield(question)
 
-    def _end_question(self, key: tuple[RepositoryName, Tag], done: "asyncio.Task[StoredManifest | None]") -> None:
+    def _end_question(
+        self, key: tuple[RepositoryName, Tag], account_id: int, done: "asyncio.Task[StoredManifest | None]"
+    ) -> None:
         del self._questions[key]
+        self._asking[account_id] -= 1
+        if not self._asking[account_id]:
+            del self._asking[account_id]
         if not done.cancelled():
             done.exception()
 
-    async def _answer(self, wanted: Wanted) -> StoredManifest | None:
+    async def _answer(self, wanted: Wanted, account_id: int) -> StoredManifest | None:
         what = f"{wanted.name}:{wanted.tag}"
         try:
             async with asyncio.timeout(self._limits.answer_seconds):
-                return await self._fetch(wanted)
-        except (SourceMissing, SourceUnsupported, SignatureRefused, TagLeftOut) as error:
+                return await self._fetch(wanted, account_id)
+        except (SourceMissing, SignatureRefused, TagLeftOut, *_NOT_KEPT) as error:
             is_missing = isinstance(error, SourceMissing)
             seconds = self._limits.missing_seconds if is_missing else self._limits.refused_seconds
             self._remembered.add((wanted.name, wanted.tag), seconds)
+            self._remembered.add(("account", account_id), _MINUTE)
             self._note(wanted, "missing" if is_missing else "refused", error)
             return None
         except SourceError as error:
             if error.temporary:
                 self._remembered.add(("source", wanted.spec.name), self._limits.away_seconds)
+            else:
+                # So do some registries answer for what they have not: 401 or 403.
+                self._remembered.add(("failed", wanted.name, wanted.tag), self._limits.missing_seconds)
+                self._remembered.add(("account", account_id), _MINUTE)
             self._note(wanted, "failed", error)
-            raise FetchUnfinished(f"{what} is not here yet, and its source fails; try again in a moment") from error
+            raise _failed(what) from error
         except TimeoutError as error:
             self._note(wanted, "late", None)
             raise _unfinished(what) from error
-        except RunInterrupted as error:
+        except Unavailable:
+            raise
+        except EntrepotError as error:  # its run failed, with the reason in its report, or ended early
+            self._remembered.add(("failed", wanted.name, wanted.tag), self._limits.missing_seconds)
             self._note(wanted, "failed", error)
-            raise FetchUnfinished(f"{what} is not here yet, and was not fetched; try again in a moment") from error
+            raise _failed(what) from error
 
-    async def _fetch(self, wanted: Wanted) -> StoredManifest | None:
+    async def _fetch(self, wanted: Wanted, account_id: int) -> StoredManifest | None:
         async for _ in _until(self._limits.answer_seconds):
             row = await self._find_pull(wanted)
             if row is not None and self._is_alive(row):
@@ -318,7 +352,7 @@ class PullThrough:
             here = await self._find_here(wanted.name, wanted.tag)
             if here is not None:
                 return here
-            flight = await self._begin(wanted, await self._look_up(wanted))
+            flight = await self._begin(wanted, await self._look_up(wanted), account_id)
             if flight is not None:
                 found = await asyncio.shield(flight.first)
                 if found is not None:
@@ -339,31 +373,34 @@ class PullThrough:
                 self._remembered.add(("source", wanted.spec.name), self._limits.away_seconds)
                 raise
 
-    async def _begin(self, wanted: Wanted, manifest: Manifest) -> Flight | None:
+    async def _begin(self, wanted: Wanted, manifest: Manifest, account_id: int) -> Flight | None:
         """Begin to fetch a tag; None when another process was quicker. Raises FetchUnfinished."""
-        if len(self._flights) >= self._limits.flights:
+        if not self._in_flight.has_room(account_id):
             raise FetchUnfinished(f"{wanted.name}:{wanted.tag} is not here yet, and much is fetched already; try again")
         spot = Spot(wanted.origin.value, wanted.tag.value)
-        run = await self._runs.claim_pull(wanted.rule, spot, wanted.name, self._limits.silence)
-        if run is None:
-            return None
-        flight = Flight(
-            run,
-            wanted,
-            manifest,
-            self._database,
-            self._runs,
-            self._replications,
-            self._transfers,
-            self._spools,
-            self._open_source,
-        )
-        self._flights[run.id] = (flight, asyncio.create_task(self._fly(flight)))
-        return flight
+        with ExitStack() as place:
+            place.enter_context(self._in_flight.hold(account_id))
+            run = await self._runs.claim_pull(wanted.rule, spot, wanted.name, self._limits.silence)
+            if run is None:
+                return None
+            flight = Flight(
+                run,
+                wanted,
+                manifest,
+                self._database,
+                self._runs,
+                self._replications,
+                self._transfers,
+                self._spools,
+                self._open_source,
+            )
+            self._flights[run.id] = (flight, asyncio.create_task(self._fly(flight, place.pop_all())))
+            return flight
 
-    async def _fly(self, flight: Flight) -> None:
+    async def _fly(self, flight: Flight, place: ExitStack) -> None:
         try:
-            status = await flight.fly()
+            with place:
+                status = await flight.fly()
         except EntrepotError as error:
             self._note(flight.wanted, "interrupted", error)
         else:
@@ -372,17 +409,19 @@ class PullThrough:
         finally:
             del self._flights[flight.run.id]
 
-    async def _take_over(self, name: RepositoryName, tag: Tag) -> None:
+    async def _take_over(self, name: RepositoryName, tag: Tag, account_id: int) -> None:
         """Go on with what nobody works on any more. Raises FetchUnfinished."""
         wanted = await self._find_wanted(name, tag)
-        if wanted is None or await self._ask(wanted) is None:
+        if wanted is None or await self._ask(wanted, account_id) is None:
             raise _unfinished(f"{name}:{tag}")
 
     async def _hurry(self, run_id: str, digest: Digest) -> None:
         """Let whoever fetches it know that a client waits for a blob."""
         if run_id in self._flights:
             self._flights[run_id][0].hurry(digest)
-        else:
+        elif not self._hurried.count((run_id, digest)):
+            # However many clients ask for it again and again, the others are told but now and then.
+            self._hurried.add((run_id, digest), _HURRIED_SECONDS)
             await self._signals.commit(
                 lambda connection: publish(connection, HURRY_TOPIC, f"{run_id} {digest}", self._clock())
             )
@@ -432,14 +471,11 @@ class PullThrough:
         return row.status == "running" and seen_at is not None and seen_at > self._clock() - self._limits.silence
 
     @contextmanager
-    def _among_waiting(self) -> Iterator[None]:
-        if self._waiting >= self._limits.waiting:
+    def _among_waiting(self, account_id: int) -> Iterator[None]:
+        if not self._waiting.has_room(account_id):
             raise FetchUnfinished("too many clients wait for what is fetched; try again in a moment")
-        self._waiting += 1
-        try:
+        with self._waiting.hold(account_id):
             yield
-        finally:
-            self._waiting -= 1
 
     def _note(self, wanted: Wanted, result: str, error: EntrepotError | None) -> None:
         FETCHED.labels(wanted.rule.name, result).inc()
@@ -482,6 +518,10 @@ def _stored(row: PullRow, content: bytes, *, is_root: bool) -> StoredManifest:
     return StoredManifest(
         manifest.digest, manifest.media_type, content, is_top_level=is_root and manifest.subject is None
     )
+
+
+def _failed(what: str) -> FetchUnfinished:
+    return FetchUnfinished(f"{what} is not here yet, and could not be fetched a moment ago; try again later")
 
 
 def _unfinished(what: str) -> FetchUnfinished:

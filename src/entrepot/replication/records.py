@@ -49,9 +49,10 @@ def delete_source(connection: sa.Connection, name: str) -> None:
     connection.execute(totals.delete().where(totals.c.subject == f"source:{name}"))
 
 
-def find_rule(connection: sa.Connection, name: str) -> Document | None:
-    """A rule's document."""
-    return connection.scalar(sa.select(rules.c.document).where(rules.c.name == name))
+def find_rule(connection: sa.Connection, name: str, *, is_locked: bool = False) -> Document | None:
+    """A rule's document; locked, nobody else changes it before this transaction ends."""
+    query = sa.select(rules.c.document).where(rules.c.name == name)
+    return connection.scalar(query.with_for_update() if is_locked else query)
 
 
 def lock_rules(connection: sa.Connection) -> dict[str, Document]:
@@ -247,14 +248,25 @@ def list_runs(connection: sa.Connection, wanted: RunFilter, limit: int) -> list[
 
 
 def delete_old_runs(connection: sa.Connection, rule: str, kept: int, before: datetime) -> None:
-    """Drop the finished runs of a rule but the latest `kept`, and those of every rule that ended before an instant."""
-    newest = (
-        sa.select(runs.c.id)
-        .where(runs.c.rule == rule, runs.c.status.in_(FINISHED))
-        .order_by(runs.c.queued_at.desc(), runs.c.id)
-        .limit(kept)
+    """Drop the finished runs of a rule but the latest `kept`, and those of every rule that ended before an instant.
+
+    Of pulls, as many are kept beside the others: customers must not be able to make what is told of those go away.
+    """
+
+    def newest(is_it: sa.ColumnElement[bool]) -> sa.Select[tuple[str]]:
+        return (
+            sa.select(runs.c.id)
+            .where(runs.c.rule == rule, runs.c.status.in_(FINISHED), is_it)
+            .order_by(runs.c.queued_at.desc(), runs.c.id)
+            .limit(kept)
+        )
+
+    is_pull = runs.c.cause == "pull"
+    is_surplus = (
+        (runs.c.rule == rule)
+        & runs.c.status.in_(FINISHED)
+        & sa.or_(is_pull & runs.c.id.not_in(newest(is_pull)), ~is_pull & runs.c.id.not_in(newest(~is_pull)))
     )
-    is_surplus = (runs.c.rule == rule) & runs.c.status.in_(FINISHED) & runs.c.id.not_in(newest)
     connection.execute(runs.delete().where(is_surplus | (runs.c.finished_at < before)))
 
 

@@ -173,7 +173,7 @@ class Replications:
             absences = plan.absences
             if rule.deletions.deletes:
                 has_others = len(accepted) > len(size.failures)
-                absences = await self._deletions(rule, source, tell).find(found, has_others=has_others)
+                absences = await self._deletions(rule, spec, source, tell).find(found, has_others=has_others)
             plan = replace(plan, size=size, absences=absences)
 
             async def find_late(entry: tuple[Route, set[Digest]]) -> None:
@@ -197,7 +197,7 @@ class Replications:
 
         async with self._open_source(spec) as source:
             found = await self._survey(source, rule, None, hear)
-            absences = await self._deletions(rule, source, hear).find(found)
+            absences = await self._deletions(rule, spec, source, hear).find(found)
         verification = Verification(self._registry, rule, is_deep=is_deep)
         return await verification.compare(found, unlisted, absences.vanished, self._clock())
 
@@ -302,8 +302,7 @@ class Replications:
             # Who asks for a tag that matches waits for that one, whichever others the rule would pick.
             found = await self._survey(source, rule, scope, tell, is_exact=run.cause == "pull")
             note(Listed(found.items))
-            for item, reason in found.left_out.items():
-                note(ItemLeftOut(item, reason))
+            _note_left_out(found, note)
             publication = self._prepare(source, rule, policy, signer, note)
             patience = _Patience()
 
@@ -328,10 +327,15 @@ class Replications:
                     await self._refresh(publication, route, tags, digests, patience, note)
 
             await for_each(found.unchanged().items(), refresh, at_once=self._at_once(rule))
-            await Provenance(self._database, rule.name).keep(arrivals.take())
-            await self._deletions(rule, source, note).carry_out(
-                found, failed=arrivals.failed, telling=patience.telling, verify_open=verify_open
-            )
+            await Provenance(self._database, rule.name, spec).keep(arrivals.take())
+            if await self._is_unchanged(rule, spec):
+                await self._deletions(rule, spec, source, note).carry_out(
+                    found, failed=arrivals.failed, telling=patience.telling, verify_open=verify_open
+                )
+
+    async def _is_unchanged(self, rule: Rule, spec: SourceSpec) -> bool:
+        """Whether a rule says what it said when a run began: what it takes away must be wanted when it does."""
+        return await self._rulebook.get_rule_and_source(rule.name) == (rule, spec)
 
     async def _refresh(
         self,
@@ -381,8 +385,8 @@ class Replications:
             selection=Selection(source, self._registry, rule, self._memory),
         )
 
-    def _deletions(self, rule: Rule, source: Source, tell: Tell) -> Deletions:
-        provenance = Provenance(self._database, rule.name)
+    def _deletions(self, rule: Rule, spec: SourceSpec, source: Source, tell: Tell) -> Deletions:
+        provenance = Provenance(self._database, rule.name, spec)
         return Deletions(rule, source, self._registry, provenance, self._clock, tell)
 
     async def _survey(
@@ -453,6 +457,11 @@ def _summary(report: dict[str, Any]) -> dict[str, Any]:
     problem = report.get("problem", {}).get("problem")
     counts = {name: report[name] for name in ("tags_copied", "bytes", "failed") if name in report}
     return counts | ({"problem": problem} if problem else {})
+
+
+def _note_left_out(found: Survey, tell: Tell) -> None:
+    for item, reason in found.left_out.items():
+        tell(ItemLeftOut(item, reason))
 
 
 async def _stop(*tasks: "asyncio.Task[Any]") -> None:

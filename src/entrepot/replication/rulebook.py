@@ -153,6 +153,17 @@ class Rulebook:
         note(connection, actor, "rule.applied", rule.name, now, before=before, after=after)
 
 
+def is_still_from(connection: sa.Connection, rule: str, spec: SourceSpec) -> bool:
+    """Whether a rule copies from a source that has the same content as `spec`; so it is until the transaction ends."""
+    source = records.lock_source(connection, spec.name)
+    document = records.find_rule(connection, rule, is_locked=True)
+    return (
+        document is not None
+        and document["source"] == spec.name
+        and _content_of(source) == _content_of(spec.to_document())
+    )
+
+
 def _content_of(source: records.Document) -> records.Document:
     """What of a source says whose content it is."""
     names = ("type", "url", "account", "region", "endpoint", "path", "repository")

@@ -388,7 +388,7 @@ class Runs:
         amounts["failed"] = report["failed"] - report["refused"]
         if records.find_rule(connection, run.rule) is not None:
             records.add_totals(connection, f"rule:{run.rule}", amounts)
-            if status == "done":
+            if status == "done" and run.cause != "pull":  # what one customer got says nothing of the rule
                 records.update_rule(connection, run.rule, succeeded_at=now)
         records.delete_old_runs(connection, run.rule, self.limits.kept_runs, now - self.limits.kept)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import structlog
 
-from entrepot.errors import ArrivalBroken
+from entrepot.errors import ArrivalBroken, ClientGone
 from entrepot.oci.digest import Digest
 
 _PIECE_BYTES = 1024 * 1024
@@ -30,8 +30,9 @@ _PIECE_BYTES = 1024 * 1024
 _POLL_SECONDS, _MOST_POLL_SECONDS = 0.02, 0.2
 # Longer than a source is waited for.
 _STALL_SECONDS = 600
-# What is younger may be about to be locked.
-_SWEPT_SECONDS = 60
+# A file has another name until it is locked, which takes no longer than this.
+_ASIDE = ".new"
+_ASIDE_SECONDS = 60
 _JUDGED = b"\x00"
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -47,7 +48,7 @@ class Spools:
         """A new file for what `writer` fetches. Raises OSError."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
         # Locked before anybody can find it.
-        aside = self._folder / f"{uuid.uuid4().hex}.new"
+        aside = self._folder / f"{uuid.uuid4().hex}{_ASIDE}"
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         path = self._path(digest, writer)
         try:
@@ -72,12 +73,13 @@ class Spools:
 
     def sweep(self) -> None:
         """Remove what processes left that are gone."""
-        before = time.time() - _SWEPT_SECONDS
+        before = time.time() - _ASIDE_SECONDS
         for path in self._folder.iterdir() if self._folder.exists() else ():
             with contextlib.suppress(OSError):
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 try:
-                    if os.fstat(descriptor).st_mtime < before and not _is_written(descriptor):
+                    is_aside = path.suffix == _ASIDE and os.fstat(descriptor).st_mtime > before
+                    if not is_aside and not _is_written(descriptor):
                         path.unlink(missing_ok=True)
                 finally:
                     os.close(descriptor)
@@ -144,17 +146,27 @@ class Arrival:
     def __init__(self, descriptor: int, digest: Digest, size: int) -> None:
         self._descriptor = descriptor
         self._digest = digest
+        self._is_left = False
         self.size = size
+
+    def leave(self) -> None:
+        """Let nothing more be read of it: nobody is there any more for whom it would be."""
+        self._is_left = True
 
     def close(self) -> None:
         """Let go of it."""
         os.close(self._descriptor)
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """All of it, as it comes. Raises ArrivalBroken instead of the last byte when it did not come whole."""
+        """All of it, as it comes.
+
+        Raises ArrivalBroken instead of the last byte when it did not come whole, ClientGone once it was left.
+        """
         sent, moved_at, wait = 0, time.monotonic(), _POLL_SECONDS
         try:
             while sent < self.size:
+                if self._is_left:
+                    raise ClientGone("the client went away before all was sent")
                 # In this order: what is written before the lock goes is seen after it went.
                 is_written = _is_written(self._descriptor)
                 length = os.fstat(self._descriptor).st_size

@@ -10,6 +10,7 @@ import pytest
 
 from entrepot.accounts.records import AuditFilter
 from entrepot.replication import runs
+from entrepot.storage.tables import replication_runs
 from entrepot.web.api import run_streams
 from tests.support.api import Api, assert_problem, key
 from tests.support.hostile import HostileRegistry, serving
@@ -334,6 +335,16 @@ class TestPushes:
         teller = await key(served, "teller", "replication:run")
         pushes = {"pushes": [{"repository": "smm/api"}]}
         assert (await teller.call("POST", f"{RULES}/smm/runs")).status_code == 202
+        waiting = {"status": "waiting", "report": {"failures": [{"problem": "for readers"}]}}
+        await served.parts.database.write(
+            lambda connection: connection.execute(replication_runs.update().values(waiting))
+        )
+        answer = await teller.call("POST", f"{RULES}/smm/runs")
+        assert (answer.status_code, answer.json()["report"]) == (202, {})
+        await served.parts.database.write(
+            lambda connection: connection.execute(replication_runs.update().values(waiting))
+        )
+        assert "for readers" in (await ruled.call("POST", f"{RULES}/smm/runs")).text
         assert (await ruled.call("POST", f"{SOURCES}/internal/pushes", json=pushes)).status_code == 202
         for method, path, body in (
             ("PUT", f"{RULES}/smm", RULE),

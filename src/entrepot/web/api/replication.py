@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from entrepot.access.api_scopes import ApiScope, covers
 from entrepot.errors import Unavailable
 from entrepot.replication.push_events import parse_notice
 from entrepot.replication.records import RunFilter
@@ -92,7 +93,9 @@ async def delete_rule(name: str, caller: WritesReplication) -> None:
 @router.post("/rules/{name}/runs", status_code=202)
 async def start_run(name: str, caller: RunsReplication) -> bodies.RunBody:
     """Let a worker run the rule soon, or when its window opens. 409 while it has a run that is queued or goes on."""
-    return bodies.RunBody.of(await caller.services.runs.queue(name, caller.actor))
+    body = bodies.RunBody.of(await caller.services.runs.queue(name, caller.actor))
+    # One that waited to be tried again has a report, with names and problems that are for those who may read them.
+    return body if covers(caller.key.scopes, ApiScope.REPLICATION_READ) else body.model_copy(update={"report": {}})
 
 
 @router.get("/runs", responses={404: {}})

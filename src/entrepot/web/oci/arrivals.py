@@ -3,7 +3,9 @@
 Nothing here is called for what is here, nor before it was decided that the sender may have it.
 """
 
-from contextlib import aclosing
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 
 from entrepot.access.plans import TagLimits
 from entrepot.access.scopes import Action
@@ -52,7 +54,7 @@ class Arrivals:
             return None if _asks_what_is_here(exchange) else await self._pulls.find_blob_size(exchange.name, digest)
         # A part would be complete before the whole could be judged.
         is_whole = not exchange.request.header(b"range")
-        return await self._pulls.find_blob(exchange.name, digest, is_whole=is_whole)
+        return await self._pulls.find_blob(exchange.name, digest, exchange.principal.account_id, is_whole=is_whole)
 
     async def send_blob(self, exchange: Exchange, digest: Digest, arriving: Arrival | int) -> None:
         """Send a blob as it arrives, or its headers. Raises ArrivalBroken, ClientGone."""
@@ -70,7 +72,7 @@ class Arrivals:
         if isinstance(arriving, int):
             await exchange.send(start)
         else:
-            async with aclosing(arriving.pieces()) as pieces:
+            async with _leaving_with_client(exchange, arriving), aclosing(arriving.pieces()) as pieces:
                 # Once the answer has begun, it could only be broken off.
                 first = await anext(pieces)
                 self._usage.count_content(exchange.principal, exchange.name.value, str(digest), size)
@@ -81,12 +83,27 @@ class Arrivals:
         await exchange.send({"type": "http.response.body", "body": b""})
 
     async def leads_to(self, name: RepositoryName, digest: Digest, limits: TagLimits) -> bool:
-        """Whether a tag that is on its way and allowed leads to a manifest or blob."""
+        """Whether a tag that is on its way or has just arrived, and is allowed, leads to a manifest or blob."""
         return await self._pulls.leads_to(name, digest, limits)
 
-    async def settle(self, name: RepositoryName, subject: Digest) -> None:
+    async def settle(self, exchange: Exchange, subject: Digest) -> None:
         """Wait until what speaks of a manifest that is on its way is here, too. Raises FetchUnfinished."""
-        await self._pulls.settle(name, subject)
+        await self._pulls.settle(exchange.name, subject, exchange.principal.account_id)
+
+
+@asynccontextmanager
+async def _leaving_with_client(exchange: Exchange, arriving: Arrival) -> AsyncIterator[None]:
+    """Let go of a blob as soon as the client goes away: while nothing comes, no piece that is sent would show that."""
+
+    async def leave() -> None:
+        if await exchange.request.is_left():
+            arriving.leave()
+
+    watching = asyncio.create_task(leave())
+    try:
+        yield
+    finally:
+        watching.cancel()
 
 
 def _asks_what_is_here(exchange: Exchange) -> bool:

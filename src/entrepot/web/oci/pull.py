@@ -215,7 +215,7 @@ class Pull:
         """GET `/v2/<name>/referrers/<digest>`, filtered by `artifactType`. Spec: "Listing Referrers"."""
         subject = Digest.parse(exchange.item)
         await self._verify_reached(exchange, subject)
-        await self._arrivals.settle(exchange.name, subject)
+        await self._arrivals.settle(exchange, subject)
         artifact_type = exchange.request.parameter("artifactType") or None
         after = exchange.request.parameter("last") or ""
         found = await self._registry.list_referrers(exchange.name, subject, artifact_type, after)
