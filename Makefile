@@ -18,7 +18,7 @@ demo: env ## the whole story on this machine; DEMO_ARGS=--once ends by itself
 	$(ENTREPOT) demo $(DEMO_ARGS)
 
 test: env tools ## install what tests need, and run them all; TEST_ARGS="-k name" selects
-	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup $(TEST_ARGS)
+	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(TEST_ARGS)
 
 soak: env tools ## run the fault loops for long: ROUNDS kills, SOAK_SECONDS of races and fuzzing
 	ROUNDS=$${ROUNDS:-300} SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/pytest --timeout 0 $(SOAK)

@@ -13,15 +13,6 @@ from tests.support.servers import ObjectStore, PostgreSql, Redis, postgresql, re
 hypothesis_settings.register_profile("patient", hypothesis_settings.default, deadline=None)
 hypothesis_settings.load_profile("patient")
 
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file together, and all that needs the one docker daemon, where several processes share the tests."""
-    for item in items:
-        file = item.path.relative_to(Path(__file__).parent)
-        item.add_marker(pytest.mark.xdist_group("clients" if file.parts[0] == "clients" else str(file)))
-
-
 VARIANTS = ["folder-sqlite", "folder-postgresql", "s3-postgresql-redis"]
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,8 +234,10 @@ def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containerd]
 
 
 @pytest.fixture(scope="session")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Podman:
-    return Podman(tmp_path_factory.mktemp("podman"))
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+    # It refuses a path of more than 50 characters for this one.
+    with tempfile.TemporaryDirectory(prefix="podman-", ignore_cleanup_errors=True) as run:
+        yield Podman(tmp_path_factory.mktemp("podman"), Path(run))
 
 
 @pytest.fixture(scope="session")

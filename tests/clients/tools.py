@@ -64,8 +64,8 @@ class Skopeo:
 class Podman:
     """podman, with a storage of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        storage = ("--root", folder / "storage", "--runroot", folder / "run", "--storage-driver", "vfs")
+    def __init__(self, folder: Path, run_folder: Path) -> None:
+        storage = ("--root", folder / "storage", "--runroot", run_folder, "--storage-driver", "vfs")
         self._podman = (require("podman"), *storage)
         self._environment = {"REGISTRY_AUTH_FILE": str(folder / "auth.json")}
 
