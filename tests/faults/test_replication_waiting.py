@@ -13,7 +13,6 @@ from entrepot.errors import RuleUnknown, RunActive, RunCancelled, RunFinished, R
 from entrepot.oci.digest import Digest
 from entrepot.oci.reference import RepositoryName, Tag
 from entrepot.replication.backoff import Backoff
-from entrepot.replication.events import silent
 from entrepot.replication.listing import Spot
 from entrepot.replication.records import RunFilter
 from entrepot.replication.runs import Run
@@ -311,7 +310,7 @@ class TestWindow:
         spot, target = Spot("other/api", "v1"), RepositoryName("other/api")
         pull = await dated.runs.claim_pull(rule, spot, target, timedelta(seconds=5))
         assert pull is not None
-        assert (await dated.replications.carry_out_pull(pull, silent)).status == "done"
+        assert (await dated.replications.carry_out(pull)).status == "done"
 
 
 class TestSchedule:

@@ -94,7 +94,7 @@ class Flight:
         """Fetch it all; answers the status of the run. Cancelled, it lets anybody else go on. Raises EntrepotError."""
         is_over = True
         try:
-            run = await self._replications.carry_out_pull(self.run, self._hear)
+            run = await self._replications.carry_out(self.run, self._hear)
             if not self.first.done():
                 self._tell_end(run)
         except asyncio.CancelledError:

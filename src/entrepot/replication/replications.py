@@ -217,31 +217,19 @@ class Replications:
                 await self._end(run, report, lag, "cancelled")
             raise
 
-    async def carry_out(self, run: Run) -> Run:
+    async def carry_out(self, run: Run, tell: Tell = silent) -> Run:
         """Work on a claimed run until it ends, or has to wait: to be tried again, or for its window.
 
-        Cancelled, it lets anybody else go on. Raises RunInterrupted when it is not ours any more.
+        One that somebody waits for, a pull, does neither. Cancelled, it lets anybody else go on. Raises RunInterrupted
+        when it is not ours any more.
         """
         report, lag = Report(before=run.report), Lag(is_whole=run.scope is None)
         try:
-            return await self._carry_out(run, report, lag, silent, is_here=False)
+            return await self._carry_out(run, report, lag, tell, is_here=run.cause == "pull")
         except WindowClosed:
             return await self._release(run, report, lag)
         except asyncio.CancelledError:
             with contextlib.suppress(RunInterrupted):  # it has just ended, or is not ours any more
-                await self._release(run, report, lag)
-            raise
-
-    async def carry_out_pull(self, run: Run, tell: Tell) -> Run:
-        """Work on a claimed run that somebody waits for, whatever its rule's window; it is not tried again by itself.
-
-        Cancelled, it lets anybody else go on. Raises RunInterrupted when it is not ours any more.
-        """
-        report, lag = Report(before=run.report), Lag(is_whole=False)
-        try:
-            return await self._carry_out(run, report, lag, tell, is_here=True)
-        except asyncio.CancelledError:
-            with contextlib.suppress(RunInterrupted):
                 await self._release(run, report, lag)
             raise
 
