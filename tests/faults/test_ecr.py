@@ -164,7 +164,7 @@ async def test_a_token_that_ends_in_the_middle_of_a_layer_and_is_not_renewed_is_
     )
     ecr.registry.misbehave = also(ecr, end_for_good)
     run = await replicating.run()
-    assert (run.status, run.report["tags_copied"], run.report["blobs_copied"]) == ("failed", 0, 1)
+    assert (run.status, run.report["tags_copied"]) == ("failed", 0)
     (failure,) = run.report["failures"]
     assert (failure["what"], failure["kind"], failure["side"]) == ("smm/api:v1", "failed", "source")
     assert "GetAuthorizationToken" in failure["problem"]
