@@ -139,6 +139,8 @@ def test_what_is_in_memory_is_served_for_a_while_and_the_rest_is_refused(
         token = http.get("/token", params=scope).json()["token"]
         http.auth = None  # type: ignore[assignment]
         http.headers["Authorization"] = f"Bearer {token}"
+        # Until all notices of what was just pushed are heard, which make it forget what it read before.
+        time.sleep(1.5)
         assert http.get(path).content == image.manifest
         assert http.get(f"/v2/smm/api/blobs/{Digest.of(image.layer)}").content == image.layer
 
