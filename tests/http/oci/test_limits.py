@@ -17,6 +17,7 @@ from entrepot.errors import DatabaseUnavailable
 from entrepot.oci import media_types
 from entrepot.oci.digest import Digest
 from entrepot.oci.reference import RepositoryName, Tag
+from entrepot.storage import counters
 from entrepot.storage.tables import events
 from tests.support.content import Image, index_of
 from tests.support.served import PLANS, TESTER, RegistryClient, Served, serve
@@ -289,6 +290,12 @@ async def test_no_more_begin_at_once_than_there_is_room_for(
 
 class TestProcesses:
     """Several processes are as one: on SQLite, and with Redis."""
+
+    @pytest.fixture(autouse=True)
+    def patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Exchanges take their time on a busy machine; given up, they let pulls through."""
+        monkeypatch.setattr(counters, "_ANSWER_SECONDS", 30.0)
+        monkeypatch.setattr(counters, "_PATIENCE_SECONDS", 60.0)
 
     @pytest.fixture(params=["database", "redis"])
     def settings(self, request: pytest.FixtureRequest) -> dict[str, Any]:

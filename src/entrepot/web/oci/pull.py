@@ -295,9 +295,13 @@ async def _send_blob(exchange: Exchange, blob: OpenBlob, part: ByteRange, status
         await exchange.send({"type": "http.response.pathsend", "path": str(blob.path)})
         return
     else:
-        # Opened first: once the answer has begun, it could only be broken off.
-        pieces = await blob.read(part)
-        await exchange.send(start)
-        async for piece in pieces:
+        # The first piece is awaited: once the answer has begun, it could only be broken off.
+        has_begun = False
+        async for piece in await blob.read(part):
+            if not has_begun:
+                await exchange.send(start)
+                has_begun = True
             await exchange.request.send_piece(exchange.send, piece)
+        if not has_begun:
+            await exchange.send(start)
     await exchange.send({"type": "http.response.body", "body": b""})
