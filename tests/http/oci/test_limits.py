@@ -44,6 +44,13 @@ class Clock:
             part._clock = self  # type: ignore[attr-defined]
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exchanges take their time on a busy machine; given up, they let pulls through."""
+    monkeypatch.setattr(counters, "_ANSWER_SECONDS", 30.0)
+    monkeypatch.setattr(counters, "_PATIENCE_SECONDS", 60.0)
+
+
 @pytest.fixture
 def clock(served: Served) -> Clock:
     clock = Clock()
@@ -290,12 +297,6 @@ async def test_no_more_begin_at_once_than_there_is_room_for(
 
 class TestProcesses:
     """Several processes are as one: on SQLite, and with Redis."""
-
-    @pytest.fixture(autouse=True)
-    def patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Exchanges take their time on a busy machine; given up, they let pulls through."""
-        monkeypatch.setattr(counters, "_ANSWER_SECONDS", 30.0)
-        monkeypatch.setattr(counters, "_PATIENCE_SECONDS", 60.0)
 
     @pytest.fixture(params=["database", "redis"])
     def settings(self, request: pytest.FixtureRequest) -> dict[str, Any]:
