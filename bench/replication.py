@@ -23,7 +23,7 @@ from rich.console import Console
 from bench.registry import MANIFEST_TYPE, put_image
 from bench.results import Row, Section
 from bench.servers import Server, entrepot, find_program, open_registry, run_entrepot
-from bench.upload import Blob, push_blob
+from bench.upload import Blob, Connection, push_blob
 from tests.support.aws import ACCOUNT, TOKEN_OF, Moto, moto_server
 
 # Families of images: what images of one share, and what each has for itself.
@@ -241,22 +241,25 @@ def _wait_for_tag(server: Server, repository: str, tag: str) -> None:
 def _measure_list(console: Console, folder: Path, moto: Moto) -> Row:
     """A plan of many tags, all new; the memory is the most that the program had."""
     console.print(f"listing {_TAGS:,} tags ...")
-    content = json.dumps({"schemaVersion": 2, "config": {}, "layers": []}).encode()
     ecr = moto.client("ecr", _REGION)
     ecr.create_repository(repositoryName="many/tags")
-    for number in range(_TAGS):
-        manifest = content[:-1] + f', "annotations": {{"number": "{number}"}}}}'.encode()
-        digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
-        ecr.put_image(
-            repositoryName="many/tags",
-            imageManifest=manifest.decode(),
-            imageManifestMediaType=MANIFEST_TYPE,
-            imageTag=f"v{number}",
-            imageDigest=digest,
-        )
     rule = {"source": "bench", "repositories": ["many/tags"], "tags": {"include": ["*"]}}
-    with _keys():
-        _apply(folder, _ecr(moto, "http://127.0.0.1:1"), rule)
+    with _keys(), open_registry(folder, "listed", ("AWS", TOKEN_OF.format(account=ACCOUNT))) as content:
+        image = json.loads(_push_image(folder, content, "many/tags", [], (1_000,)))
+        connection = Connection(content)
+        for number in range(_TAGS):
+            manifest = json.dumps(image | {"annotations": {"number": str(number)}}).encode()
+            path = f"/v2/many/tags/manifests/v{number}"
+            connection.call("PUT", path, manifest, {"Content-Type": MANIFEST_TYPE})
+            ecr.put_image(
+                repositoryName="many/tags",
+                imageManifest=manifest.decode(),
+                imageManifestMediaType=MANIFEST_TYPE,
+                imageTag=f"v{number}",
+                imageDigest=f"sha256:{hashlib.sha256(manifest).hexdigest()}",
+            )
+        connection.close()
+        _apply(folder, _ecr(moto, content.url), rule)
         command = [Path(sys.executable).with_name("entrepot"), "--data", folder / "entrepot"]
         begun = time.perf_counter()
         process = subprocess.Popen([*command, "replicate", "plan", "bench", "--json"], stdout=subprocess.DEVNULL)
