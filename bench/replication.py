@@ -25,6 +25,7 @@ from bench.results import Row, Section
 from bench.servers import Server, entrepot, find_program, open_registry, run_entrepot
 from bench.upload import Blob, Connection, push_blob
 from tests.support.aws import ACCOUNT, TOKEN_OF, Moto, moto_server
+from tests.support.servers import environment_of
 
 # Families of images: what images of one share, and what each has for itself.
 _FAMILIES, _IMAGES = 5, 50
@@ -173,20 +174,6 @@ def _skopeo_side(folder: Path, source: Server, names: list[str]) -> Iterator[Cal
     shutil.rmtree(folder / "target")
 
 
-@contextmanager
-def _keys() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in _KEYS}
-    os.environ.update(_KEYS)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 def _ecr(moto: Moto, url: str) -> dict[str, Any]:
     return {"type": "ecr", "account": ACCOUNT, "region": _REGION, "endpoint": moto.url, "url": url}
 
@@ -198,7 +185,7 @@ def _measure_push(console: Console, folder: Path, moto: Moto) -> Row:
     queue = sqs.create_queue(QueueName="pushes")["QueueUrl"]
     token = TOKEN_OF.format(account=ACCOUNT)
     rule = {"source": "bench", "repositories": ["bench/*"], "tags": {"include": ["*"]}}
-    with _keys(), open_registry(folder, "content", ("AWS", token)) as content:
+    with environment_of(_KEYS), open_registry(folder, "content", ("AWS", token)) as content:
         events = {"queue_url": queue, "endpoint": moto.url, "region": _REGION}
         _apply(folder, _ecr(moto, content.url) | {"events": events}, rule)
         taken = []
@@ -244,7 +231,7 @@ def _measure_list(console: Console, folder: Path, moto: Moto) -> Row:
     ecr = moto.client("ecr", _REGION)
     ecr.create_repository(repositoryName="many/tags")
     rule = {"source": "bench", "repositories": ["many/tags"], "tags": {"include": ["*"]}}
-    with _keys(), open_registry(folder, "listed", ("AWS", TOKEN_OF.format(account=ACCOUNT))) as content:
+    with environment_of(_KEYS), open_registry(folder, "listed", ("AWS", TOKEN_OF.format(account=ACCOUNT))) as content:
         image = json.loads(_push_image(folder, content, "many/tags", [], (1_000,)))
         connection = Connection(content)
         for number in range(_TAGS):

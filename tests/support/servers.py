@@ -234,7 +234,7 @@ def seaweedfs(folder: Path) -> Iterator[ObjectStore]:
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
     environment = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_REGION": "us-east-1"}
     # It takes its time to end, for data that nobody needs.
-    with running(command, folder / "weed.log", patience_seconds=0) as process, _environment(environment):
+    with running(command, folder / "weed.log", patience_seconds=0) as process, environment_of(environment):
         endpoint = f"http://127.0.0.1:{ports['s3']}"
         wait_for(endpoint, process)
         _wait_until(lambda: _make_bucket(endpoint), process)
@@ -255,7 +255,8 @@ def _make_bucket(endpoint: str) -> bool:
 
 
 @contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
+def environment_of(variables: dict[str, str]) -> Iterator[None]:
+    """Have these variables in this process's environment meanwhile."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
